@@ -1,0 +1,3 @@
+"""Spoken language models without text."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,8 @@
+"""Errors that a user can cause and can mend."""
+
+
+class UserError(Exception):
+    """A mistake in input or settings, told in one line: what, where, and what to do.
+
+    The command line prints the message and exits with code 2; a traceback is only for bugs.
+    """
