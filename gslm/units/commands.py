@@ -1,0 +1,139 @@
+"""`gslm units …`: fit, encode, bpe and inspect."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+app = App(name="units", help="Speech to discrete units: fit, encode, bpe, inspect.")
+
+Audio = Annotated[Path, Parameter(help="Folder of audio files, of any format and depth.")]
+
+
+@app.command
+def fit(
+    audio: Audio,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="Folder to write.")],
+    encoder: Annotated[
+        str,
+        Parameter(help="embedded, log-mel, mfcc, tiny.en, or a Whisper folder or Hub name."),
+    ] = "embedded",
+    layer: Annotated[int, Parameter(help="Whisper's layer, counted from 1.")] = 3,
+    k: Annotated[int, Parameter(help="Number of units.")] = 200,
+    normalization: Literal["none", "global", "utterance"] = "global",
+    max_hours: Annotated[float, Parameter(help="Audio that k-means sees, in hours.")] = 5.5,
+    seed: int = 0,
+    half: Annotated[bool, Parameter(help="Store the encoder in half precision.")] = False,
+) -> None:
+    """Make units from a folder of audio: encode it, cluster the frames.
+
+    Example: gslm units fit recordings -o my-units --encoder mfcc --k 100
+    """
+    import gslm.units
+    from gslm.audio import find_audio
+    from gslm.pretrained import EMBEDDED_BUNDLE, whisper_tiny_en
+    from gslm.units.encoders import load_encoder
+    from gslm.units.encoders.base import FRAME_RATE
+    from gslm.units.fit import fit_units
+
+    if encoder == "embedded":
+        speech_encoder = gslm.units.load(EMBEDDED_BUNDLE).encoder
+    else:
+        source = whisper_tiny_en() if encoder == "tiny.en" else encoder
+        speech_encoder = load_encoder(source, layer)
+    print(f"{encoder}: learned from {speech_encoder.learned_from}")
+    units = fit_units(
+        audio,
+        find_audio(audio),
+        speech_encoder,
+        k,
+        seed,
+        normalization=normalization,
+        max_frames=round(max_hours * 3600 * FRAME_RATE),
+    )
+    units.save(output, half=half)
+    print(f"{output}: {units.fingerprint}")
+
+
+@app.command
+def encode(
+    audio: Audio,
+    *,
+    units: Annotated[str, Parameter(help="Folder of units, bundle, or Hub name.")],
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="Corpus to write.")],
+    workers: Annotated[int | None, Parameter(help="Processes; one a core if not given.")] = None,
+    speaker_from: Literal["none", "folder"] = "none",
+    shard_size: Annotated[int, Parameter(help="Recordings in a shard.")] = 256,
+    deduplicate: Annotated[bool, Parameter(help="Store runs with durations.")] = True,
+) -> None:
+    """Encode a folder of audio into a corpus; run again, it goes on where it was stopped.
+
+    Example: gslm units encode recordings --units my-units -o corpus
+    """
+    import gslm.units
+    from gslm.units.encode import encode_corpus
+
+    corpus = encode_corpus(
+        audio,
+        output,
+        gslm.units.load(units),
+        workers=workers or os.cpu_count() or 1,
+        speaker_from=speaker_from,
+        shard_size=shard_size,
+        deduplicate=deduplicate,
+    )
+    print(f"{output}: {corpus.n_rows} recordings, {corpus.n_units} units, {corpus.n_frames} frames")
+    for id_, reason in corpus.skipped():
+        print(f"skipped {id_}: {reason}")
+
+
+@app.command
+def bpe(
+    corpus: Annotated[Path, Parameter(help="Corpus made by `gslm units encode`.")],
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="Folder to write.")],
+    vocabulary_size: Annotated[int, Parameter(help="Tokens in all, the units included.")],
+) -> None:
+    """Learn unit BPE from the training part of a corpus; runs count as one unit.
+
+    Example: gslm units bpe corpus -o my-bpe --vocabulary-size 1000
+    """
+    from gslm.corpus import Corpus
+    from gslm.units.tokenizer import UnitTokenizer
+
+    source = Corpus.open(corpus)
+    sequences = (source.units(row).deduplicated().ids for row in source.rows("train"))
+    n_units = source.fingerprint.vocabulary_size
+    tokenizer = UnitTokenizer.fit_bpe(
+        sequences, vocabulary_size, n_units, output, source.fingerprint
+    )
+    held_out = [source.units(row).deduplicated().ids for row in source.rows("held_out")]
+    n_tokens = sum(len(tokenizer.encode(ids)) for ids in held_out)
+    ratio = sum(map(len, held_out)) / max(1, n_tokens)
+    print(f"{output}: {tokenizer.vocabulary_size} tokens, {ratio:.2f} units a token held out")
+
+
+@app.command
+def inspect(
+    corpus: Annotated[Path, Parameter(help="Corpus made by `gslm units encode`.")],
+    *,
+    top: Annotated[int, Parameter(help="Most frequent units to list.")] = 10,
+    png: Annotated[Path | None, Parameter(help="Picture of the same figures to write.")] = None,
+) -> None:
+    """Print how a corpus uses its units: use, entropy, bitrate, run lengths.
+
+    Example: gslm units inspect corpus --png units.png
+    """
+    from gslm.corpus import Corpus
+    from gslm.units.inspection import draw, report, unit_usage
+
+    source = Corpus.open(corpus)
+    usage = unit_usage(source.units(row) for row in source.rows("all"))
+    print(report(usage, top))
+    if png is not None:
+        draw(usage, png)
+        print(f"{png}: written")

@@ -1,0 +1,84 @@
+"""What every speech encoder offers: clips in, 50 feature vectors a second out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from gslm.errors import UserError
+
+HOP_LENGTH = 320
+"""Samples a frame at 16 kHz; frame i covers samples [320 i, 320 (i + 1))."""
+
+FRAME_RATE = 50.0
+"""Frames per second."""
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """How a long recording is cut; of each chunk the middle is kept.
+
+    By default chunks of 10 seconds begin every 5 seconds: cuts that lie a multiple of 5 seconds
+    apart give the same chunks, at the price of encoding long recordings twice over.
+    """
+
+    chunk_frames: int = 500
+    """Length of a chunk in frames; clips up to this length are encoded whole."""
+    overlap_frames: int = 250
+    """Frames that neighbouring chunks share; half of them are context on either side."""
+    offset_frames: int = 0
+    """Moves the grid: the first chunk is this many frames shorter."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap_frames < self.chunk_frames or self.overlap_frames % 2:
+            raise UserError(
+                f"chunking: an overlap of {self.overlap_frames} frames does not suit chunks of "
+                f"{self.chunk_frames}; choose an even number below the chunk's length"
+            )
+        if not 0 <= self.offset_frames < self.chunk_frames - self.overlap_frames:
+            raise UserError(
+                f"chunking: offset of {self.offset_frames} frames must lie between 0 and "
+                f"{self.chunk_frames - self.overlap_frames - 1}"
+            )
+
+
+@runtime_checkable
+class SpeechEncoder(Protocol):
+    """A function from 16 kHz clips to frames, with what a fingerprint and a folder need."""
+
+    name: str
+    """`log-mel`, `mfcc`, `whisper`."""
+    layer: int
+    """Layer whose output is given, counted from 1; 0 for encoders without layers."""
+    dim: int
+    """Size of a feature vector."""
+    learned_from: str
+    """In one phrase, what the encoder was learned from; for plans and model cards."""
+    chunking: Chunking
+    """How recordings longer than a chunk are cut."""
+
+    @property
+    def weights_hash(self) -> str:
+        """16 hex digits that stand for the weights; empty where there are none."""
+
+    def __call__(self, clips: Sequence[Tensor]) -> list[Tensor]:
+        """Encode clips of at most a chunk's length.
+
+        clips: float32 (samples,) in [-1, 1] at 16 kHz, of any lengths. Returns float32
+        (ceil(samples / 320), dim) for each (at least one frame); the result for a clip does
+        not depend on its neighbours in the batch beyond rounding.
+        """
+
+    def config(self) -> dict[str, Any]:
+        """What `gslm.units.encoders.build_encoder` needs beside the tensors."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights by name; empty where there are none."""
+
+
+def n_frames(n_samples: int) -> int:
+    """Number of frames of a clip of `n_samples` samples: its last frame may be partly empty."""
+    return max(1, -(-n_samples // HOP_LENGTH))

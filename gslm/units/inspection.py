@@ -1,0 +1,129 @@
+"""How unit sequences use their vocabulary: counts, entropy, bitrate, run lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gslm.bundle import write_atomically
+from gslm.errors import UserError
+from gslm.types import Fingerprint, Units
+
+
+@dataclass(frozen=True)
+class UnitUsage:
+    """Counts over a set of recordings."""
+
+    fingerprint: Fingerprint
+    """What made the units."""
+    frames: NDArray[np.int64]
+    """Frames of each unit, (K,)."""
+    runs: NDArray[np.int64]
+    """Runs of each unit, (K,)."""
+    run_lengths: NDArray[np.int64]
+    """Number of runs of 0, 1, 2, … frames; the last entry counts all longer ones."""
+
+    @property
+    def n_used(self) -> int:
+        """Units that occur."""
+        return int((self.frames > 0).sum())
+
+    @property
+    def frame_entropy(self) -> float:
+        """Entropy of a frame's unit, in bits."""
+        return _entropy(self.frames)
+
+    @property
+    def run_entropy(self) -> float:
+        """Entropy of a run's unit, in bits."""
+        return _entropy(self.runs)
+
+    @property
+    def runs_per_second(self) -> float:
+        """Runs in a second of audio."""
+        return float(self.runs.sum() / self.frames.sum() * self.fingerprint.frame_rate)
+
+    @property
+    def bitrate(self) -> float:
+        """Bits a second of de-duplicated units, each coded by itself, durations left out."""
+        return self.run_entropy * self.runs_per_second
+
+
+_LONGEST = 50
+
+
+def unit_usage(sequences: Iterable[Units]) -> UnitUsage:
+    """Count over unit sequences, with durations or without; `UserError` where all are empty."""
+    fingerprint: Fingerprint | None = None
+    frames = runs = np.zeros(0, np.int64)
+    run_lengths = np.zeros(_LONGEST + 1, np.int64)
+    for sequence in sequences:
+        units = sequence.deduplicated()
+        if fingerprint is None:
+            fingerprint = units.fingerprint
+            frames = np.zeros(fingerprint.vocabulary_size, np.int64)
+            runs = np.zeros_like(frames)
+        assert units.durations is not None
+        np.add.at(frames, units.ids, units.durations)
+        runs += np.bincount(units.ids, minlength=len(runs))
+        capped = np.minimum(units.durations, _LONGEST)
+        run_lengths += np.bincount(capped, minlength=_LONGEST + 1)
+    if fingerprint is None or frames.sum() == 0:
+        raise UserError("no units to inspect; the corpus is empty")
+    return UnitUsage(fingerprint, frames, runs, run_lengths)
+
+
+def report(usage: UnitUsage, top: int = 10) -> str:
+    """The figures as text, one a line, then the `top` most frequent units."""
+    total = usage.frames.sum()
+    k = usage.fingerprint.vocabulary_size
+    seconds = total / usage.fingerprint.frame_rate
+    lines = [
+        f"units      {usage.fingerprint}",
+        f"audio      {seconds / 60:.1f} minutes, {total} frames, {usage.runs.sum()} runs",
+        f"in use     {usage.n_used} of {k}",
+        f"entropy    {usage.frame_entropy:.2f} bits a frame, {usage.run_entropy:.2f} bits a run "
+        f"(at most {np.log2(k):.2f})",
+        f"bitrate    {usage.bitrate:.0f} bits a second ({usage.runs_per_second:.1f} runs a second)",
+        f"run        {total / usage.runs.sum():.2f} frames on average",
+    ]
+    lengths = "  ".join(
+        f"{n}{'+' if n == 8 else ''}:{share:.0%}" for n, share in _run_length_shares(usage, 8)
+    )
+    lines.append(f"run length {lengths}")
+    lines.append("most used  unit  share of frames  frames a run")
+    for unit in np.argsort(-usage.frames, kind="stable")[: min(top, usage.n_used)]:
+        share = usage.frames[unit] / total
+        lines.append(
+            f"           {unit:4d}  {share:15.2%}  {usage.frames[unit] / usage.runs[unit]:12.1f}"
+        )
+    return "\n".join(lines)
+
+
+def draw(usage: UnitUsage, path: str | Path) -> None:
+    """Draw use by rank and run lengths as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(np.sort(usage.frames)[::-1] / usage.frames.sum() * 100)
+    left.set(xlabel="unit, by rank", ylabel="share of frames (%)", title="Use of units")
+    shares = usage.run_lengths / usage.run_lengths.sum() * 100
+    right.bar(np.arange(1, _LONGEST + 1) / usage.fingerprint.frame_rate * 1000, shares[1:], 15)
+    right.set(xlabel="length of a run (ms)", ylabel="share of runs (%)", title="Run lengths")
+    write_atomically(path, lambda target: figure.savefig(target, format="png", dpi=120))
+
+
+def _run_length_shares(usage: UnitUsage, last: int) -> list[tuple[int, float]]:
+    counts = [*usage.run_lengths[1:last].tolist(), int(usage.run_lengths[last:].sum())]
+    total = sum(counts)
+    return [(n + 1, count / total) for n, count in enumerate(counts)]
+
+
+def _entropy(counts: NDArray[np.int64]) -> float:
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())

@@ -1,0 +1,56 @@
+"""How features are centred and scaled before they are quantised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gslm.errors import UserError
+
+NORMALIZATIONS = ("none", "global", "utterance")
+"""none; by mean and deviation of the training set; or of each recording by itself."""
+
+_LEAST_DEVIATION = 1e-3  # keeps constant dimensions, as in silence, from being blown up
+
+
+@dataclass(frozen=True)
+class FeatureStatistics:
+    """Mean and standard deviation of each dimension."""
+
+    mean: Tensor
+    """Float32 (dim,)."""
+    deviation: Tensor
+    """Float32 (dim,), never below a small floor."""
+
+    def normalize(self, frames: Tensor) -> Tensor:
+        """Centre and scale frames (n, dim)."""
+        return (frames - self.mean) / self.deviation
+
+
+def check_normalization(name: str) -> str:
+    """Return `name` or raise a `UserError` that lists what is known."""
+    if name not in NORMALIZATIONS:
+        raise UserError(f"normalisation {name!r} is unknown; known are {', '.join(NORMALIZATIONS)}")
+    return name
+
+
+def feature_statistics(blocks: Iterable[Tensor]) -> FeatureStatistics:
+    """Statistics over all rows of blocks (n, dim), summed in float64."""
+    n_rows = 0
+    sums = squares = torch.zeros(0, dtype=torch.float64)
+    for block in blocks:
+        rows = block.double()
+        if n_rows == 0:
+            sums = torch.zeros(rows.shape[1], dtype=torch.float64)
+            squares = torch.zeros_like(sums)
+        n_rows += len(rows)
+        sums += rows.sum(0)
+        squares += rows.square().sum(0)
+    if n_rows == 0:
+        raise UserError("no frames to measure; give at least one readable recording")
+    mean = sums / n_rows
+    deviation = (squares / n_rows - mean.square()).clamp(min=0).sqrt().clamp(min=_LEAST_DEVIATION)
+    return FeatureStatistics(mean.float(), deviation.float())

@@ -1,0 +1,1 @@
+"""Quantisers: from feature vectors to unit ids."""

@@ -1,0 +1,241 @@
+"""k-means over blocks of features that are read again for each pass, never held together.
+
+Start: k-means++ (Arthur and Vassilvitskii, 2007; its greedy variant) on a reservoir sample,
+several times, each refined on the sample, the best kept. Then Lloyd's passes over all blocks, as
+products of matrices. Memory: one block, the reservoir and the centroids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from gslm.errors import UserError
+
+Blocks = Callable[[], Iterable[Tensor]]
+"""Called for each pass; gives feature blocks (rows, dim) of float32, the same ones each time."""
+
+_ROWS = 8192  # rows a product: distances and features stay in the cache
+_CANDIDATES = 6  # candidates that k-means++ tries for each centroid
+
+
+@dataclass(frozen=True)
+class KMeansConfig:
+    """Settings of one clustering."""
+
+    k: int
+    """Number of centroids."""
+    seed: int = 0
+    """Seed of the reservoir, the starts and the re-seeding."""
+    n_starts: int = 3
+    """k-means++ starts on the reservoir; the best goes on."""
+    reservoir_rows: int = 10_000
+    """Rows of the sample that the starts are made on; at least ten for each centroid."""
+    sample_passes: int = 8
+    """Lloyd's passes over the reservoir for each start."""
+    passes: int = 20
+    """Most passes over all blocks."""
+    tolerance: float = 2e-5
+    """Stop when a pass lowers the inertia by less than this share."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UserError(f"k-means: k must be at least 1, not {self.k}")
+        if self.passes < 1 or self.n_starts < 1:
+            raise UserError("k-means: passes and n_starts must be at least 1")
+
+
+@dataclass(frozen=True)
+class KMeansResult:
+    """Centroids and how they were found."""
+
+    centroids: Tensor
+    """Float32 (k, dim)."""
+    inertia: float
+    """Sum of squared distances in the last pass, to the centroids before its update."""
+    n_rows: int
+    """Rows in a pass."""
+    n_passes: int
+    """Passes over all blocks, the reservoir's not counted."""
+
+
+def assign(features: Tensor, centroids: Tensor) -> Tensor:
+    """Index of the nearest centroid; int64 (rows,) for features (rows, dim), centroids (k, dim)."""
+    centred, offsets, _ = _prepared(centroids)
+    return torch.cat([_scores(rows, centred, offsets).argmin(1) for rows in features.split(_ROWS)])
+
+
+def inertia(features: Tensor, centroids: Tensor) -> float:
+    """Sum of squared distances of features (rows, dim) to their nearest of (k, dim)."""
+    total = 0.0
+    for rows in features.split(_ROWS):
+        total += float(
+            (rows - centroids[assign(rows, centroids)]).square().sum(dtype=torch.float64)
+        )
+    return total
+
+
+def fit_kmeans(blocks: Blocks, config: KMeansConfig, progress: bool = False) -> KMeansResult:
+    """Cluster the rows of all blocks.
+
+    Raises `UserError` for features that are not finite, differ in width, or have fewer rows
+    than centroids. The result depends on the blocks, their order and the seed alone.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    reservoir, n_rows = _reservoir(blocks, config, generator)
+    if n_rows < config.k:
+        raise UserError(
+            f"k-means: {n_rows} frames cannot make {config.k} units; give more audio or a smaller k"
+        )
+    starts = (_start(reservoir, config, generator) for _ in range(config.n_starts))
+    centroids = min(starts, key=lambda start: start[1])[0]
+    previous = float("inf")
+    bar = tqdm(range(1, config.passes + 1), desc="k-means", unit="pass", disable=not progress)
+    for n_passes in bar:  # noqa: B007  (its last value is reported)
+        centroids, total = _lloyd_pass(blocks(), centroids, reservoir, generator)
+        bar.set_postfix(inertia=f"{total / n_rows:.4f}")
+        if previous - total <= config.tolerance * total:
+            break
+        previous = total
+    bar.close()
+    return KMeansResult(centroids, total, n_rows, n_passes)
+
+
+def _prepared(centroids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Centroids around their mean m, the offsets that `_scores` adds, and m.
+
+    |x - c|^2 differs from |c - m|^2 + 2 m.(c - m) - 2 x.(c - m) by |x - m|^2 alone, and the
+    latter stays exact enough in float32 for features far from zero.
+    """
+    mean = centroids.mean(0)
+    centred = centroids - mean
+    return centred, centred.square().sum(1) + 2 * (centred @ mean), mean
+
+
+def _scores(rows: Tensor, centred: Tensor, offsets: Tensor) -> Tensor:
+    """Squared distances less what is equal for all centroids; (rows, k)."""
+    return torch.addmm(offsets, rows, centred.T, alpha=-2)
+
+
+def _lloyd_pass(
+    blocks: Iterable[Tensor], centroids: Tensor, reservoir: Tensor, generator: torch.Generator
+) -> tuple[Tensor, float]:
+    """One of Lloyd's passes: new centroids and the inertia under the old ones."""
+    sums = torch.zeros_like(centroids)
+    counts = torch.zeros(len(centroids), dtype=torch.float64)
+    centred, offsets, mean = _prepared(centroids)
+    total = 0.0
+    for block in blocks:
+        for rows in block.split(_ROWS):
+            lowest, labels = _scores(rows, centred, offsets).min(1)
+            sums.index_add_(0, labels, rows)
+            counts += torch.bincount(labels, minlength=len(centroids))
+            total += float(lowest.sum(dtype=torch.float64)) + _sum_of_squares(rows)
+    # What the scores leave out: the sum of |x - m|^2, less the |x|^2 added above.
+    total += float(counts.sum() * mean.double().square().sum() - 2 * (sums.sum(0) @ mean))
+    moved = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None].float(), centroids)
+    dead = (counts == 0).nonzero().flatten()
+    if len(dead):
+        moved[dead] = _far_rows(reservoir, moved, len(dead), generator)
+    return moved, total
+
+
+def _sum_of_squares(rows: Tensor) -> float:
+    return float(torch.linalg.vector_norm(rows)) ** 2
+
+
+def _far_rows(rows: Tensor, centroids: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Draw n rows with odds that grow with the squared distance to the nearest centroid."""
+    nearest = centroids[assign(rows, centroids)]
+    distances = (rows - nearest).square().sum(1)
+    return rows[_draw(distances, n, generator)]
+
+
+def _draw(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Draw n indices in proportion to weights (rows,); evenly where all weights are zero."""
+    sums = weights.double().clamp(min=0).cumsum(0)
+    if float(sums[-1]) <= 0:
+        return torch.randint(len(weights), (n,), generator=generator)
+    points = torch.rand(n, generator=generator, dtype=torch.float64) * sums[-1]
+    return torch.searchsorted(sums, points, right=True).clamp(max=len(weights) - 1)
+
+
+def _start(
+    sample: Tensor, config: KMeansConfig, generator: torch.Generator
+) -> tuple[Tensor, float]:
+    """One k-means++ start, refined on the sample; centroids and the sample's inertia."""
+    centroids = _plus_plus(sample, config.k, generator)
+    total = float("inf")
+    for _ in range(config.sample_passes):
+        centroids, total = _lloyd_pass([sample], centroids, sample, generator)
+    return centroids, total
+
+
+def _plus_plus(sample: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """Greedy k-means++: of a few candidates drawn by squared distance, keep the best.
+
+    Above a thousand centroids several are taken from each draw, which costs little quality and
+    keeps the number of sweeps over the sample near a thousand.
+    """
+    squares = sample.square().sum(1)
+    first = int(torch.randint(len(sample), (1,), generator=generator))
+    chosen = [first]
+    nearest = (squares + squares[first] - 2 * (sample @ sample[first])).clamp(min=0)
+    per_draw = 1 + k // 1000
+    while len(chosen) < k:
+        drawn = _draw(nearest, _CANDIDATES * per_draw, generator)
+        distances = torch.addmm(squares[drawn], sample, sample[drawn].T, alpha=-2)
+        distances += squares[:, None]
+        distances = torch.minimum(distances.clamp(min=0), nearest[:, None])
+        best = distances.sum(0).argsort(stable=True)[: min(per_draw, k - len(chosen))]
+        chosen += drawn[best].tolist()
+        nearest = distances[:, best].amin(1)
+    return sample[torch.tensor(chosen)].clone()
+
+
+def _reservoir(
+    blocks: Blocks, config: KMeansConfig, generator: torch.Generator
+) -> tuple[Tensor, int]:
+    """An even sample of all rows (Vitter's algorithm R, a block at a time), and their number."""
+    size = max(config.reservoir_rows, 10 * config.k)
+    sample: Tensor | None = None
+    n_seen = n_held = 0
+    for block in blocks():
+        _check(block, sample)
+        if sample is None:
+            sample = torch.empty(size, block.shape[1])
+        n_direct = min(size - n_held, len(block))
+        sample[n_held : n_held + n_direct] = block[:n_direct]
+        n_held += n_direct
+        n_seen += n_direct
+        rest = block[n_direct:]
+        if len(rest):
+            ranks = torch.arange(n_seen + 1, n_seen + len(rest) + 1, dtype=torch.float64)
+            slots = (torch.rand(len(rest), generator=generator, dtype=torch.float64) * ranks).long()
+            kept = (slots < size).nonzero().flatten()
+            # Row by row: where two rows fall on one slot the later one must stay, always.
+            for row in kept.tolist():
+                sample[slots[row]] = rest[row]
+            n_seen += len(rest)
+    if sample is None or n_seen == 0:
+        raise UserError("k-means: no frames to cluster; give at least one readable recording")
+    return sample[:n_held], n_seen
+
+
+def _check(block: Tensor, sample: Tensor | None) -> None:
+    if block.ndim != 2 or block.dtype != torch.float32:
+        raise UserError(
+            f"k-means: features must be float32 (rows, dim), not {block.dtype} {tuple(block.shape)}"
+        )
+    if sample is not None and block.shape[1] != sample.shape[1]:
+        raise UserError(
+            f"k-means: features have {block.shape[1]} dimensions after {sample.shape[1]}; "
+            "use one encoder for all"
+        )
+    # A sum is finite only if every term is (terms near the float32 limit apart).
+    if not torch.isfinite(block.sum()):
+        raise UserError("k-means: features hold NaN or infinite values; check the audio")

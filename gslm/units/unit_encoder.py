@@ -1,0 +1,220 @@
+"""Waveform to units: an encoder, a normalisation and centroids, as one object and one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gslm.audio import SAMPLE_RATE, stream_audio
+from gslm.bundle import (
+    config_from_json,
+    read_json,
+    read_tensors,
+    tensors_hash,
+    write_json,
+    write_tensors,
+)
+from gslm.errors import UserError
+from gslm.types import Fingerprint, Units
+from gslm.units.chunking import encode_clips, encode_stream
+from gslm.units.encoders import Chunking, SpeechEncoder, build_encoder
+from gslm.units.encoders.base import FRAME_RATE
+from gslm.units.normalization import FeatureStatistics, check_normalization, feature_statistics
+from gslm.units.quantizers.kmeans import assign
+
+Waveform = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _FolderConfig:
+    """What a folder's config.json holds beside the tensors."""
+
+    encoder: str
+    """Name of the encoder."""
+    encoder_config: dict[str, Any]
+    """The encoder's own settings."""
+    chunking: dict[str, int]
+    """How long recordings are cut."""
+    normalization: str
+    """none, global or utterance."""
+    fingerprint: dict[str, Any]
+    """Fingerprint of the units, which half precision must not change."""
+
+
+class UnitEncoder:
+    """Turns speech into discrete units: encoder, normalisation, nearest centroid."""
+
+    def __init__(
+        self,
+        encoder: SpeechEncoder,
+        centroids: Tensor,
+        normalization: str = "none",
+        statistics: FeatureStatistics | None = None,
+        fingerprint: Fingerprint | None = None,
+    ) -> None:
+        """Join the parts.
+
+        centroids: float32 (K, dim), in the space of normalised features. statistics: of the
+        training set, for the normalisation `global` alone. fingerprint: as stored beside
+        weights in half precision; made from the parts where None.
+        """
+        check_normalization(normalization)
+        if centroids.ndim != 2 or centroids.shape[1] != encoder.dim:
+            raise UserError(
+                f"centroids of shape {tuple(centroids.shape)} do not fit {encoder.name} features "
+                f"of {encoder.dim} dimensions; fit them with this encoder"
+            )
+        if (normalization == "global") != (statistics is not None):
+            raise UserError("normalisation 'global' needs statistics; the others take none")
+        self.encoder = encoder
+        self.centroids = centroids.float()
+        self.normalization = normalization
+        self.statistics = statistics
+        self.fingerprint = fingerprint or self._fingerprint()
+
+    @property
+    def n_units(self) -> int:
+        """Size of the vocabulary, K."""
+        return len(self.centroids)
+
+    def __call__(
+        self,
+        waveform: Waveform | Tensor,
+        sample_rate: int = SAMPLE_RATE,
+        deduplicate: bool = False,
+    ) -> Units:
+        """Units of one waveform, one every 20 ms, or runs with durations if `deduplicate`.
+
+        waveform: float (samples,) in [-1, 1] at `sample_rate` Hz. Raises `UserError` for one
+        that is empty, not mono, or not finite.
+        """
+        units = self.encode_many([_checked(waveform, sample_rate)])[0]
+        return units.deduplicated() if deduplicate else units
+
+    def encode_many(self, waveforms: Sequence[Waveform]) -> list[Units]:
+        """Units of 16 kHz waveforms (samples,), encoded together in batches of like length."""
+        frames = encode_clips(self.encoder, waveforms)
+        return [self._units([self.quantize(clip)]) for clip in frames]
+
+    def encode_file(self, path: str | Path, deduplicate: bool = False) -> Units:
+        """Units of an audio file of any format and length, read in blocks; bounded memory."""
+        units = self.encode_blocks(lambda: stream_audio(path))
+        return units.deduplicated() if deduplicate else units
+
+    def encode_blocks(self, blocks: Callable[[], Iterable[Waveform]]) -> Units:
+        """Units of one long recording.
+
+        blocks: called for each reading; gives float32 (samples,) at 16 kHz in order. It is
+        read twice where each recording is normalised by itself.
+        """
+        statistics = None
+        if self.normalization == "utterance":
+            statistics = feature_statistics(encode_stream(self.encoder, blocks()))
+        stream = encode_stream(self.encoder, blocks())
+        return self._units([self.quantize(frames, statistics) for frames in stream])
+
+    def quantize(
+        self, frames: Tensor, statistics: FeatureStatistics | None = None
+    ) -> NDArray[np.int32]:
+        """Units (n,) of encoder frames (n, dim).
+
+        statistics: of the whole recording, where `frames` is only a part of it.
+        """
+        normalized = self.normalize(frames.cpu(), statistics)
+        return assign(normalized, self.centroids).numpy().astype(np.int32)
+
+    def normalize(self, frames: Tensor, statistics: FeatureStatistics | None = None) -> Tensor:
+        """Frames (n, dim) as the quantiser sees them; `statistics` as for `quantize`."""
+        if self.normalization == "none":
+            return frames
+        if self.normalization == "utterance":
+            statistics = statistics or feature_statistics([frames])
+        else:
+            statistics = self.statistics
+        assert statistics is not None
+        return statistics.normalize(frames)
+
+    def save(self, folder: str | Path, half: bool = False) -> None:
+        """Write config.json, encoder.safetensors and centroids.safetensors into `folder`.
+
+        half: store the encoder's weights as float16; centroids stay float32.
+        """
+        folder = Path(folder)
+        tensors = self.encoder.tensors()
+        if tensors:
+            write_tensors(folder / "encoder.safetensors", tensors, torch.float16 if half else None)
+        write_tensors(folder / "centroids.safetensors", self._quantizer_tensors())
+        config = _FolderConfig(
+            encoder=self.encoder.name,
+            encoder_config=self.encoder.config(),
+            chunking=asdict(self.encoder.chunking),
+            normalization=self.normalization,
+            fingerprint=self.fingerprint.to_json(),
+        )
+        write_json(folder / "config.json", asdict(config))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> UnitEncoder:
+        """Read what `save` wrote."""
+        folder = Path(folder)
+        where = folder / "config.json"
+        config = config_from_json(_FolderConfig, read_json(where), where)
+        chunking = config_from_json(Chunking, config.chunking, where)
+        has_weights = (folder / "encoder.safetensors").is_file()
+        tensors = read_tensors(folder / "encoder.safetensors") if has_weights else {}
+        encoder = build_encoder(config.encoder, config.encoder_config, tensors, chunking, where)
+        quantizer = read_tensors(folder / "centroids.safetensors")
+        if "centroids" not in quantizer:
+            raise UserError(f"{folder / 'centroids.safetensors'}: holds no centroids")
+        statistics = None
+        if {"mean", "deviation"} <= set(quantizer):
+            statistics = FeatureStatistics(quantizer["mean"], quantizer["deviation"])
+        fingerprint = Fingerprint.from_json(config.fingerprint, str(where))
+        return cls(encoder, quantizer["centroids"], config.normalization, statistics, fingerprint)
+
+    def _units(self, parts: list[NDArray[np.int32]]) -> Units:
+        return Units(np.concatenate(parts), None, self.fingerprint)
+
+    def _quantizer_tensors(self) -> dict[str, Tensor]:
+        tensors = {"centroids": self.centroids}
+        if self.statistics is not None:
+            tensors |= {"mean": self.statistics.mean, "deviation": self.statistics.deviation}
+        return tensors
+
+    def _fingerprint(self) -> Fingerprint:
+        return Fingerprint(
+            encoder=self.encoder.name,
+            weights_hash=self.encoder.weights_hash,
+            layer=self.encoder.layer,
+            frame_rate=FRAME_RATE,
+            normalization=self.normalization,
+            centroids_hash=tensors_hash(self._quantizer_tensors()),
+            vocabulary_size=self.n_units,
+        )
+
+
+def _checked(waveform: Waveform | Tensor, sample_rate: int) -> Waveform:
+    """A waveform as float32 numpy (samples,) at 16 kHz, or a `UserError`."""
+    samples = np.asarray(waveform, dtype=np.float32)
+    if samples.ndim != 1:
+        raise UserError(
+            f"waveform of shape {samples.shape}: expected mono, (samples,); average its channels"
+        )
+    if len(samples) == 0:
+        raise UserError("waveform: holds no samples; give at least one")
+    if not np.isfinite(samples).all():
+        raise UserError("waveform: holds NaN or infinite samples; clean it first")
+    if sample_rate <= 0:
+        raise UserError(f"sample rate of {sample_rate} Hz: give the waveform's rate, above 0")
+    if sample_rate != SAMPLE_RATE:
+        import soxr
+
+        samples = soxr.resample(samples, sample_rate, SAMPLE_RATE).astype(np.float32)
+    return samples

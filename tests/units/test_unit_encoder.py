@@ -1,0 +1,126 @@
+"""Waveforms to units: every kind of input, and folders that come back the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import gslm.units
+from gslm.audio import write_wav
+from gslm.errors import UserError
+from gslm.units.encoders import Chunking, LogMelEncoder, MFCCEncoder
+from gslm.units.encoders.whisper import WhisperConfig, WhisperEncoder, WhisperModel
+from gslm.units.normalization import FeatureStatistics, feature_statistics
+from gslm.units.unit_encoder import UnitEncoder
+
+
+def _speechlike(seconds: float, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    n = int(seconds * 16_000)
+    loudness = np.abs(np.sin(np.arange(n) / 3000))
+    return (random.standard_normal(n) * loudness * 0.1).astype(np.float32)
+
+
+def _unit_encoder(normalization: str = "none", encoder=None) -> UnitEncoder:
+    encoder = encoder or MFCCEncoder(Chunking(100, 20))
+    frames = encoder([torch.from_numpy(_speechlike(2))])[0]
+    statistics = feature_statistics([frames]) if normalization == "global" else None
+    centroids = (statistics.normalize(frames) if statistics else frames)[::5]
+    return UnitEncoder(encoder, centroids, normalization, statistics)
+
+
+def _whisper() -> WhisperEncoder:
+    torch.manual_seed(0)
+    return WhisperEncoder(WhisperModel(WhisperConfig(32, 2, 64, 80, 1500, 4, 2)))
+
+
+@pytest.mark.parametrize("n_samples", [1, 319, 320, 321, 16_000, 50_001])
+@pytest.mark.parametrize("normalization", ["none", "global", "utterance"])
+def test_every_frame_has_a_unit(n_samples, normalization):
+    units = _unit_encoder(normalization)(_speechlike(4)[:n_samples])
+    assert len(units) == -(-n_samples // 320)
+    assert units.ids.dtype == np.int32
+    assert units.durations is None
+
+
+def test_silence_is_one_unit():
+    for normalization in ("none", "global", "utterance"):
+        ids = _unit_encoder(normalization)(np.zeros(16_000, np.float32)).ids
+        assert len(set(ids.tolist())) == 1
+
+
+def test_deduplicated_units_expand_to_the_frames():
+    encoder = _unit_encoder()
+    plain = encoder(_speechlike(3))
+    runs = encoder(_speechlike(3), deduplicate=True)
+    assert np.array_equal(runs.expanded().ids, plain.ids)
+
+
+@pytest.mark.parametrize(
+    ("waveform", "message"),
+    [
+        (np.zeros(0, np.float32), "no samples"),
+        (np.array([0.0, np.nan], np.float32), "NaN"),
+        (np.zeros((2, 100), np.float32), "mono"),
+    ],
+)
+def test_bad_waveforms_are_one_line_errors(waveform, message):
+    with pytest.raises(UserError, match=message) as error:
+        _unit_encoder()(waveform)
+    assert "\n" not in str(error.value)
+
+
+def test_another_sample_rate_is_resampled():
+    assert len(_unit_encoder()(_speechlike(1), sample_rate=8000)) == 100
+
+
+@pytest.mark.parametrize("normalization", ["none", "utterance"])
+def test_a_file_read_in_blocks_gives_the_units_of_its_waveform(tmp_path, normalization):
+    encoder = _unit_encoder(normalization)
+    waveform = _speechlike(70)
+    write_wav(tmp_path / "long.wav", waveform)
+    rounded = (np.round(waveform * 32768) / 32768).astype(np.float32)
+    from_file = encoder.encode_file(tmp_path / "long.wav").ids
+    assert np.mean(from_file != encoder(rounded).ids) < 0.01
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_folder_comes_back_the_same(tmp_path, half):
+    for name, encoder in (("mel", LogMelEncoder()), ("whisper", _whisper())):
+        first = _unit_encoder("global", encoder)
+        first.save(tmp_path / name / "units", half=half)
+        loaded = gslm.units.load(tmp_path / name)
+        assert loaded.fingerprint == first.fingerprint
+        waveform = _speechlike(2, seed=1)
+        assert np.mean(loaded(waveform).ids != first(waveform).ids) <= (0.05 if half else 0)
+
+
+def test_damaged_folders_are_one_line_errors(tmp_path):
+    with pytest.raises(UserError, match="no units"):
+        gslm.units.load(tmp_path)
+    _unit_encoder("none", _whisper()).save(tmp_path)
+    path = tmp_path / "encoder.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="truncated"):
+        gslm.units.load(tmp_path)
+    path.unlink()
+    with pytest.raises(UserError, match="do not fit"):
+        gslm.units.load(tmp_path)
+
+
+def test_parts_that_do_not_fit_are_errors():
+    with pytest.raises(UserError, match="do not fit"):
+        UnitEncoder(MFCCEncoder(), torch.zeros(5, 38))
+    with pytest.raises(UserError, match="unknown"):
+        UnitEncoder(MFCCEncoder(), torch.zeros(5, 39), "zscore")
+    with pytest.raises(UserError, match="statistics"):
+        UnitEncoder(MFCCEncoder(), torch.zeros(5, 39), "global")
+
+
+def test_statistics_equal_numpys_over_blocks():
+    rows = torch.randn(1000, 4) * 3 + 7
+    statistics = feature_statistics(rows.split(77))
+    assert isinstance(statistics, FeatureStatistics)
+    assert torch.allclose(statistics.mean, rows.mean(0), atol=1e-4)
+    assert torch.allclose(statistics.deviation, rows.std(0, correction=0), atol=1e-4)
