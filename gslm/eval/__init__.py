@@ -1,0 +1,1 @@
+"""Metrics: how intelligible and how natural speech is, each in its own file."""

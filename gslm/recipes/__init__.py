@@ -1,0 +1,1 @@
+"""Whole experiments and the data they start from; each folder is one recipe."""
