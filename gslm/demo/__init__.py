@@ -1,0 +1,1 @@
+"""The demonstration: the embedded bundle at work on a bundled clip."""

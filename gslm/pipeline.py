@@ -1,0 +1,236 @@
+"""`gslm train`: a folder of audio to a bundle, stage by stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import gslm.units
+from gslm import __version__
+from gslm.audio import SAMPLE_RATE, find_audio
+from gslm.bundle import check_bundle, write_json, write_manifest, write_text
+from gslm.corpus import Corpus
+from gslm.errors import UserError
+from gslm.pretrained import EMBEDDED_BUNDLE, whisper_tiny_en
+from gslm.settings import to_toml
+from gslm.ulm import UnitLM
+from gslm.ulm.train import UnitLMTraining, train_ulm
+from gslm.units.encode import encode_corpus
+from gslm.units.encoders import SpeechEncoder, load_encoder
+from gslm.units.fit import fit_units
+from gslm.units.tokenizer import UnitTokenizer
+from gslm.units.unit_encoder import UnitEncoder
+from gslm.vocoder.train import VocoderTraining, train_vocoder
+
+
+@dataclass(frozen=True)
+class UnitSettings:
+    """Which units are made."""
+
+    encoder: str = "embedded"
+    """`embedded` (Whisper tiny.en's first layers, in this package), `tiny.en` (the same, fetched),
+    `mfcc`, `log-mel`, or a Whisper folder or Hub name."""
+    layer: int = 3
+    """Layer whose output is quantised, for encoders with layers."""
+    k: int = 200
+    """Number of units."""
+    normalization: str = "global"
+    """`none`, `global` or `utterance`."""
+    max_hours: float = 5.0
+    """Hours of audio that k-means sees."""
+    seed: int = 0
+    """Seed of k-means."""
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """Which tokens the language model reads."""
+
+    bpe_sizes: tuple[int, ...] = (500,)
+    """Vocabularies of unit BPE to try beside plain units; the fewest held-out bits win."""
+
+
+@dataclass(frozen=True)
+class BundleSettings:
+    """Everything that `gslm train` does."""
+
+    units: UnitSettings = field(default_factory=UnitSettings)
+    """Speech to units."""
+    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    """Units to tokens."""
+    ulm: UnitLMTraining = field(default_factory=UnitLMTraining)
+    """The unit language model."""
+    vocoder: VocoderTraining = field(default_factory=VocoderTraining)
+    """Units to speech."""
+
+
+def train_bundle(
+    audio_root: str | Path,
+    output: str | Path,
+    settings: BundleSettings,
+    held_out: Collection[str] | None = None,
+    workers: int = 1,
+) -> None:
+    """Train all stages on the recordings below `audio_root` and write a bundle to `output`.
+
+    held_out: ids (paths below the root) kept from training; by a hash of the id where None.
+    Checkpoints and the corpus go to `output`.work; run again, everything goes on from there.
+    """
+    output = Path(output)
+    work = output.with_name(output.name + ".work")
+    ids = find_audio(audio_root)
+    _claim(work, output, settings, audio_root)
+    started = time.monotonic()
+    with _stage("units"):
+        _make_units(audio_root, ids, settings.units, output / "units", held_out)
+        unit_encoder = gslm.units.load(output)
+    with _stage("corpus"):
+        corpus = encode_corpus(
+            audio_root,
+            work / "corpus",
+            unit_encoder,
+            workers=workers,
+            held_out=held_out,
+            threads=max(1, torch.get_num_threads() // workers),
+        )
+        for id_, reason in corpus.skipped():
+            print(f"  skipped {id_}: {reason}")
+    with _stage("unit language model"):
+        _make_language_model(corpus, settings, output, work)
+    with _stage("vocoder"):
+        vocoder = train_vocoder(
+            corpus,
+            audio_root,
+            settings.vocoder,
+            work / "vocoder",
+            encode=lambda clips: [units.ids for units in unit_encoder.encode_many(clips)],
+            features=lambda audio: _features(unit_encoder, audio),
+        )
+        vocoder.save(output / "vocoder", half=True)
+    minutes = (time.monotonic() - started) / 60
+    write_manifest(
+        output,
+        {
+            "gslm": __version__,
+            "settings": to_toml(settings),
+            "audio": {
+                "n_recordings": corpus.n_rows,
+                "minutes": round(corpus.n_samples / SAMPLE_RATE / 60, 2),
+            },
+            "minutes_of_last_run": round(minutes, 1),
+        },
+    )
+    check_bundle(output)
+    print(
+        f"{output}: bundle ready after {minutes:.1f} minutes; try `gslm continue CLIP -b {output}`"
+    )
+
+
+def _claim(work: Path, output: Path, settings: BundleSettings, audio_root: str | Path) -> None:
+    """Keep a run's settings beside it; another run may not go on in its folder."""
+    path = work / "settings.toml"
+    if not path.is_file() and (output / "units").exists():
+        raise UserError(
+            f"{output}: holds a bundle whose run ({work.name}) is gone; choose another output, "
+            "or delete this folder"
+        )
+    text = f"# audio: {Path(audio_root).resolve().name}\n" + to_toml(settings)
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise UserError(
+            f"{work}: holds a run with other settings or audio; choose another output, "
+            f"or delete this folder (its settings are in {path.name})"
+        )
+    write_text(path, text)
+
+
+@contextmanager
+def _stage(name: str) -> Iterator[None]:
+    started = time.monotonic()
+    print(f"== {name}", flush=True)
+    yield
+    print(f"== {name}: done in {(time.monotonic() - started) / 60:.1f} min", flush=True)
+
+
+def speech_encoder(settings: UnitSettings) -> SpeechEncoder:
+    """The encoder that the settings name."""
+    if settings.encoder == "embedded":
+        return gslm.units.load(EMBEDDED_BUNDLE).encoder
+    source = whisper_tiny_en() if settings.encoder == "tiny.en" else settings.encoder
+    return load_encoder(source, settings.layer)
+
+
+def _make_units(
+    audio_root: str | Path,
+    ids: list[str],
+    settings: UnitSettings,
+    folder: Path,
+    held_out: Collection[str] | None,
+) -> None:
+    if (folder / "config.json").is_file():
+        return
+    kept = set(held_out or ())
+    unit_encoder = fit_units(
+        audio_root,
+        [id_ for id_ in ids if id_ not in kept],
+        speech_encoder(settings),
+        settings.k,
+        seed=settings.seed,
+        normalization=settings.normalization,
+        max_frames=round(settings.max_hours * 3600 * 50),
+    )
+    unit_encoder.save(folder, half=True)
+
+
+def _features(unit_encoder: UnitEncoder, audio: Tensor) -> Tensor:
+    """Normalised features (batch, frames, dim) of samples (batch, samples), with gradients."""
+    frames = unit_encoder.encoder(list(audio))
+    return torch.stack([unit_encoder.normalize(clip) for clip in frames])
+
+
+def _make_language_model(
+    corpus: Corpus, settings: BundleSettings, output: Path, work: Path
+) -> None:
+    """Train one model for each tokenizer and keep the one with the fewest held-out bits."""
+    n_units = corpus.fingerprint.vocabulary_size
+    train, held_out = ([row.units for row in corpus.rows(s)] for s in ("train", "held_out"))
+    seconds = sum(row.n_samples for row in corpus.rows("held_out")) / SAMPLE_RATE
+    best: tuple[float, UnitTokenizer, UnitLM] | None = None
+    results = []
+    for size in (0, *settings.tokenizer.bpe_sizes):
+        tokenizer = _tokenizer(corpus, train, size)
+        lm = train_ulm(
+            _tokens(tokenizer, train),
+            _tokens(tokenizer, held_out),
+            tokenizer.vocabulary_size,
+            corpus.fingerprint,
+            settings.ulm,
+            work / f"ulm-{size or n_units}",
+        )
+        bits = -sum(lm.score(_tokens(tokenizer, held_out))) / 0.6931471805599453 / seconds
+        name = f"BPE of {size}" if size else "plain units"
+        print(f"  {name}: {bits:.2f} held-out bits a second")
+        results.append({"tokens": name, "held_out_bits_per_second": bits})
+        if best is None or bits < best[0]:
+            best = (bits, tokenizer, lm)
+    assert best is not None
+    best[1].save(output / "tokenizer")
+    best[2].save(output / "ulm", half=True)
+    write_json(work / "tokenizers.json", results)
+
+
+def _tokenizer(corpus: Corpus, train: list[NDArray], size: int) -> UnitTokenizer:
+    n_units = corpus.fingerprint.vocabulary_size
+    if not size:
+        return UnitTokenizer.identity(n_units, corpus.fingerprint)
+    return UnitTokenizer.fit_bpe(train, size, n_units, None, corpus.fingerprint)
+
+
+def _tokens(tokenizer: UnitTokenizer, sequences: list[NDArray]) -> list[NDArray]:
+    return [tokenizer.encode(ids) for ids in sequences if len(ids)]

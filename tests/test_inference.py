@@ -1,0 +1,235 @@
+"""A bundle at work on folders of good and bad recordings, and on damaged bundles."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from gslm.audio import find_audio, read_audio
+from gslm.bundle import read_json, write_json, write_manifest
+from gslm.errors import UserError
+from gslm.inference import continue_files, resynthesize_files
+from gslm.speech_lm import SpeechLM
+from gslm.types import Units
+from gslm.units.encode import encode_corpus
+from tests.conftest import N_UNITS, save_vocoder, sweep
+
+GOOD = {
+    "ann/one.wav": 0.6,
+    "bob/one.wav": 0.8,
+    "größe 日本/clip one.wav": 0.5,
+    "narrow.wav": 1.0,
+    "wide.wav": 0.5,
+    "packed.wav": 0.7,
+    "silent.wav": 0.5,
+    "loud.wav": 0.5,
+    "sample.wav": 0.02,
+}
+"""Outputs of the good recordings and their seconds."""
+BAD = {
+    "zero.wav": "holds no samples",
+    "empty.wav": "not readable as audio",
+    "text.wav": "not readable as audio",
+    "nan.wav": "holds NaN",
+}
+"""Bad recordings and why."""
+
+
+def copy_of(bundle: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(bundle, folder / "copy"))
+
+
+def one_line(error: pytest.ExceptionInfo[UserError], *words: str) -> None:
+    text = str(error.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text
+
+
+def test_a_mixed_folder_is_resynthesised(mixed_audio, tiny_bundle, tmp_path, capsys):
+    out = tmp_path / "spoken"
+    resynthesize_files(mixed_audio, out, tiny_bundle, durations="recorded")
+    assert find_audio(out) == sorted(GOOD)
+    for name, seconds in GOOD.items():
+        info = soundfile.info(out / name)
+        assert (info.samplerate, info.channels) == (16_000, 1)
+        assert abs(info.frames / 320 - seconds * 50) <= 4  # MP3 pads a little
+        assert np.isfinite(read_audio(out / name)).all()
+    told = capsys.readouterr().out
+    for name, reason in BAD.items():
+        lines = [line for line in told.splitlines() if name in line]
+        assert len(lines) == 1
+        assert lines[0].startswith("skipped ")
+        assert reason in lines[0]
+    assert f"{len(GOOD)} of {len(GOOD) + len(BAD)} files done" in told
+
+
+def test_what_was_spoken_before_is_kept(mixed_audio, tiny_bundle, tmp_path):
+    (tmp_path / "ann").mkdir()
+    (tmp_path / "ann" / "one.wav").write_bytes(b"mine")
+    (tmp_path / "list.txt").write_text("ann/one.wav\n\nbob/one.wav\n")
+    resynthesize_files(mixed_audio, tmp_path, tiny_bundle, tmp_path / "list.txt")
+    assert (tmp_path / "ann" / "one.wav").read_bytes() == b"mine"
+    assert (tmp_path / "bob" / "one.wav").stat().st_size > 1000
+    assert len(find_audio(tmp_path)) == 2
+
+
+def test_lists_may_not_leave_the_folder(mixed_audio, tiny_bundle, tmp_path):
+    (tmp_path / "list.txt").write_text("../elsewhere.wav\n")
+    with pytest.raises(UserError) as error:
+        resynthesize_files(mixed_audio, tmp_path / "out", tiny_bundle, tmp_path / "list.txt")
+    one_line(error, "outside")
+
+
+def test_two_inputs_of_one_output_are_refused(tiny_bundle, tmp_path):
+    for name in ("a.wav", "a.flac"):
+        soundfile.write(tmp_path / name, sweep(0.2, 0), 16_000)
+    with pytest.raises(UserError) as error:
+        resynthesize_files(tmp_path, tmp_path / "out", tiny_bundle)
+    one_line(error, "a.flac", "a.wav", "rename")
+
+
+def test_a_folder_of_bad_files_alone_fails(tiny_bundle, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "text.wav").write_text("not audio")
+    with pytest.raises(UserError) as error:
+        resynthesize_files(tmp_path / "in", tmp_path / "out", tiny_bundle)
+    one_line(error, "text.wav", "not readable")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mixed_folder_is_continued(mixed_audio, tiny_bundle, tmp_path, capsys):
+    continue_files(mixed_audio, tmp_path, tiny_bundle, n=2, max_seconds=0.5, seed=1)
+    expected = {f"{name.removesuffix('.wav')}-{i}.wav" for name in GOOD for i in range(2)}
+    assert set(find_audio(tmp_path)) == expected
+    assert f"{len(GOOD)} of {len(GOOD) + len(BAD)} files done" in capsys.readouterr().out
+    assert all(np.isfinite(read_audio(tmp_path / name)).all() for name in expected)
+
+
+def test_continuations_repeat_with_their_seed(mixed_audio, tiny_bundle, tmp_path):
+    clip = mixed_audio / "ann" / "one.wav"
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        continue_files(clip, tmp_path / name, tiny_bundle, seed=seed, min_seconds=0.5)
+    first, again, other = (read_audio(tmp_path / name / "one.wav") for name in "abc")
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_continuation_alone_is_the_rest(mixed_audio, tiny_bundle):
+    model = SpeechLM.load(tiny_bundle)
+    made = model.continue_(mixed_audio / "ann" / "one.wav", min_seconds=0.3)[0]
+    prompt = model.encode(mixed_audio / "ann" / "one.wav")
+    assert np.array_equal(made.units.ids[: made.n_prompt_units], prompt.ids)
+    assert len(made.units) > made.n_prompt_units
+    assert 0 < made.prompt_samples < len(made.waveform)
+    assert len(made.waveform) == 320 * made.units.n_frames
+
+
+def test_prompts_longer_than_the_context_are_one_line(tiny_bundle, tmp_path):
+    rng = np.random.default_rng(0)
+    noise = np.concatenate([rng.uniform(0, 0.9) * sweep(0.04, i) for i in range(600)])
+    soundfile.write(tmp_path / "long.wav", noise, 16_000)
+    with pytest.raises(UserError) as error:
+        continue_files(tmp_path / "long.wav", tmp_path / "out", tiny_bundle)
+    one_line(error, "context")
+
+
+def test_waveforms_that_are_wrong_are_one_line(tiny_bundle):
+    model = SpeechLM.load(tiny_bundle)
+    for wrong, word in [
+        (np.zeros(0, np.float32), "no samples"),
+        (np.array([0.0, np.nan], np.float32), "NaN"),
+        (np.zeros((2, 100), np.float32), "mono"),
+    ]:
+        with pytest.raises(UserError) as error:
+            model.resynthesize(wrong)
+        one_line(error, word)
+    for right in (np.zeros(1, np.float32), np.zeros(16_000, np.float32)):
+        spoken = model.resynthesize(right, predict_durations=False)
+        assert len(spoken) == 320 * -(-len(right) // 320)
+        assert np.isfinite(spoken).all()
+
+
+def test_units_of_another_fingerprint_are_refused(tiny_bundle):
+    model = SpeechLM.load(tiny_bundle)
+    other = replace(model.fingerprint, centroids_hash="f" * 16)
+    with pytest.raises(UserError) as error:
+        model.decode(Units(np.zeros(3, np.int32), None, other))
+    one_line(error, "f" * 16, model.fingerprint.centroids_hash)
+
+
+def test_a_bundle_whose_stages_disagree_is_refused(tiny_bundle, tmp_path):
+    bundle = copy_of(tiny_bundle, tmp_path)
+    fingerprint = SpeechLM.load(bundle).fingerprint
+    save_vocoder(bundle / "vocoder", replace(fingerprint, encoder="log-mel"))
+    write_manifest(bundle, {})
+    with pytest.raises(UserError) as error:
+        SpeechLM.load(bundle)
+    one_line(error, "/units", "/vocoder", "log-mel", "mfcc")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["units/centroids.safetensors", "ulm/model.safetensors", "vocoder/model.safetensors"],
+)
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_damaged_weights_are_one_line(tiny_bundle, tmp_path, name, damage):
+    path = copy_of(tiny_bundle, tmp_path) / name
+    data = path.read_bytes()
+    path.unlink()
+    if damage == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError) as error:
+        SpeechLM.load(tmp_path / "copy")
+    one_line(error, name)
+
+
+@pytest.mark.parametrize("stage", ["units", "tokenizer", "ulm", "vocoder"])
+def test_damaged_configurations_are_one_line(tiny_bundle, tmp_path, stage):
+    path = copy_of(tiny_bundle, tmp_path) / stage / "config.json"
+    for data in ({"fingerprint": read_json(path)["fingerprint"]}, [], {}):
+        write_json(path, data)
+        with pytest.raises(UserError) as error:
+            SpeechLM.load(tmp_path / "copy")
+        one_line(error, f"{stage}/config.json")
+
+
+def test_bundles_without_a_stage_say_what_is_missing(tiny_bundle, mixed_audio, tmp_path):
+    bundle = copy_of(tiny_bundle, tmp_path)
+    shutil.rmtree(bundle / "ulm")
+    shutil.rmtree(bundle / "vocoder")
+    model = SpeechLM.load(bundle)
+    clip = mixed_audio / "ann" / "one.wav"
+    assert model.encode(clip).n_frames == 30
+    for use, word in [
+        (lambda: model.score([clip]), "no uLM"),
+        (lambda: model.resynthesize(clip), "no vocoder"),
+    ]:
+        with pytest.raises(UserError) as error:
+            use()
+        one_line(error, word)
+
+
+def test_a_corpus_of_the_mixed_folder_records_the_bad(mixed_audio, tiny_bundle, tmp_path):
+    unit_encoder = SpeechLM.load(tiny_bundle).unit_encoder
+    corpus = encode_corpus(mixed_audio, tmp_path / "corpus", unit_encoder, progress=False)
+    assert len(corpus) == len(GOOD)
+    skipped = dict(corpus.skipped())
+    assert set(skipped) == set(BAD)
+    assert all(reason in skipped[name] for name, reason in BAD.items())
+    for row in corpus.rows():
+        assert row.units.max() < N_UNITS
+        assert row.durations is not None
+        assert row.durations.sum() == -(-row.n_samples // 320)
+
+
+def test_scores_are_finite_and_negative(mixed_audio, tiny_bundle):
+    scores = SpeechLM.load(tiny_bundle).score(
+        [mixed_audio / name for name in ("ann/one.wav", "silent.wav", "sample.wav")]
+    )
+    assert all(np.isfinite(score) and score < 0 for score in scores)
