@@ -229,6 +229,12 @@ class Corpus:
         ]
 
 
+def held_out_by_hash(ids: Sequence[str]) -> set[str]:
+    """The ids that a corpus of just these recordings would keep from training."""
+    threshold = _threshold([_id_hash(row_id) for row_id in ids])
+    return {row_id for row_id in ids if _id_hash(row_id) < threshold}
+
+
 def shard_path(folder: Path, index: int) -> Path:
     """Path of a corpus' shard."""
     return folder / f"units-{index:05d}.parquet"

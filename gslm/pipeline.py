@@ -16,7 +16,7 @@ import gslm.units
 from gslm import __version__
 from gslm.audio import SAMPLE_RATE, find_audio
 from gslm.bundle import check_bundle, write_json, write_manifest, write_text
-from gslm.corpus import Corpus
+from gslm.corpus import Corpus, held_out_by_hash
 from gslm.errors import UserError
 from gslm.pretrained import EMBEDDED_BUNDLE, whisper_tiny_en
 from gslm.settings import to_toml
@@ -175,7 +175,7 @@ def _make_units(
 ) -> None:
     if (folder / "config.json").is_file():
         return
-    kept = set(held_out or ())
+    kept = held_out_by_hash(ids) if held_out is None else set(held_out)
     unit_encoder = fit_units(
         audio_root,
         [id_ for id_ in ids if id_ not in kept],

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gslm import bundle, corpus
 from gslm.bundle import read_json, write_json
-from gslm.corpus import Corpus, CorpusRow, CorpusWriter, shard_path
+from gslm.corpus import Corpus, CorpusRow, CorpusWriter, held_out_by_hash, shard_path
 from gslm.errors import UserError
 from gslm.types import Fingerprint
 
@@ -155,6 +155,12 @@ def test_the_split_depends_on_the_id_and_parts_the_rows(tmp_path):
     with pytest.raises(UserError) as error:
         list(found.rows("test"))
     one_line(error, "held_out")
+
+
+def test_the_split_is_known_before_anything_is_encoded(tmp_path):
+    ids = [f"speaker {i % 3}/clip {i}.wav" for i in range(90)]
+    corpus_rows = build(tmp_path, ids).rows("held_out")
+    assert held_out_by_hash(ids) == {found.id for found in corpus_rows}
 
 
 def test_a_given_split_is_kept(tmp_path):
