@@ -35,6 +35,10 @@ class Crops:
     audio: Tensor
     """Samples (batch, 320 * frames)."""
 
+    def to(self, device: torch.device) -> Crops:
+        """The same crops on a device."""
+        return Crops(self.units.to(device), self.f0.to(device), self.audio.to(device))
+
 
 class Clips:
     """All clips of a corpus, one after the other in files that are mapped, not loaded."""

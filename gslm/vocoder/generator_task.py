@@ -68,6 +68,7 @@ class GeneratorTask:
     def losses(self, batch: Crops, step: int) -> Iterator[tuple[str, Tensor, dict[str, float]]]:
         """Update the discriminators, once they take part, then the generator."""
         config = self.config
+        batch = batch.to(next(self.modules["generator"].parameters()).device)
         made = self.modules["generator"](batch.units, batch.f0)
         with torch.autocast(made.device.type, enabled=False):
             mel = mel_distance(made, batch.audio)
@@ -78,7 +79,7 @@ class GeneratorTask:
             with torch.no_grad():
                 wanted = self.features(batch.audio)
             consistency = (self.features(made) - wanted).abs().float().mean()
-            loss = loss + config.consistency_weight * consistency
+            loss = loss + config.consistency_weight * consistency.to(loss.device)
             figures["consistency"] = float(consistency.detach())
         if step >= config.adversarial_from:
             discriminators = self.modules["discriminators"]
@@ -110,8 +111,10 @@ class GeneratorTask:
     def validate(self) -> dict[str, float]:
         """Distances on held-out crops, with their true pitch."""
         rows = []
-        for crops in self.validation:
+        device = next(self.modules["generator"].parameters()).device
+        for crops in (crops.to(device) for crops in self.validation):
             noise = torch.stack([seeded_noise(i, 0, len(x)) for i, x in enumerate(crops.audio)])
+            noise = noise.to(device)
             made = self.modules["generator"](crops.units, crops.f0, noise)
             with torch.autocast(made.device.type, enabled=False):
                 rows.append(

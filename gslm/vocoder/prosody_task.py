@@ -54,7 +54,8 @@ class ProsodyTask:
         )
 
     def _losses(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
-        crops, sequences, durations = batch
+        device = next(self.modules["durations"].parameters()).device
+        crops, sequences, durations = (part.to(device) for part in batch)
         durations_loss = self.modules["durations"].loss(sequences, durations)  # type: ignore[operator]
         return durations_loss, *self.modules["pitch"].losses(crops.units, crops.f0)  # type: ignore[operator]
 
