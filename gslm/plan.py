@@ -17,9 +17,12 @@ _ENCODER_GFLOP = {"whisper": 0.6, "mfcc": 0.01, "log-mel": 0.01}
 """GFLOP a second of speech; other costs are small beside these."""
 _GENERATOR_GFLOP = 1.5
 """GFLOP a second of audio of the default generator, forward."""
-_DISCRIMINATOR_GFLOP = 6.0
-_EFFICIENCY = 0.3
-"""Share of the matmul rate that training reaches; measured with the default settings."""
+_DISCRIMINATOR_GFLOP = 1.6
+"""GFLOP a second of audio of the default discriminators, forward."""
+_FLOAT32_SHARE, _BFLOAT16_SHARE = 0.5, 0.85
+"""What training reaches of the float32 matmul rate, measured with the default settings."""
+_PROSODY_MINUTES = 3.0
+"""Durations, pitch and the other views, for half an hour of audio."""
 
 
 def print_plan(audio_root: str | Path, settings: BundleSettings) -> None:
@@ -79,26 +82,35 @@ def _duration(root: Path, ids: list[str]) -> tuple[float, bool]:
 def _minutes(
     settings: BundleSettings, encoder: str, seconds: float, rate: float
 ) -> dict[str, float]:
-    usable = rate * _EFFICIENCY
-    encoding = 2 * seconds * _ENCODER_GFLOP.get(encoder, 1.0) * 1e9 / (0.6 * rate)
+    encoder_gflop = _ENCODER_GFLOP.get(encoder, 1.0)
+    # Once for k-means, once for the corpus, and once for each view.
+    passes = 2 + settings.vocoder.n_views
+    encoding = passes * seconds * encoder_gflop * 1e9 / (0.6 * rate)
     ulm = settings.ulm
-    parameters = _parameters(settings)
     tokens = ulm.training.steps * ulm.training.accumulate * ulm.rows * ulm.row_length
     n_models = 1 + len(settings.tokenizer.bpe_sizes)
-    language = n_models * 6 * parameters * tokens / usable
+    language = n_models * 6 * _parameters(settings) * tokens
+    return {
+        "units": encoding / 60,
+        "language model": language / _usable(ulm.training, rate) / 60,
+        "vocoder": _PROSODY_MINUTES + _generator_minutes(settings, encoder_gflop, rate),
+    }
+
+
+def _generator_minutes(settings: BundleSettings, encoder_gflop: float, rate: float) -> float:
+    """A gradient costs twice its forward; discriminators hear real and made audio, twice."""
     generator = settings.vocoder.generator
     crop = generator.batch_size * generator.crop_frames / 50
     judged = generator.batch_size * generator.adversarial_frames / 50
     steps = generator.loop.steps
     adversarial = max(0, steps - generator.adversarial_from)
-    flops = 3 * crop * _GENERATOR_GFLOP * steps + 9 * judged * _DISCRIMINATOR_GFLOP * adversarial
-    if _has_bfloat16(generator.loop):
-        flops *= 0.5
-    return {
-        "units": encoding / 60,
-        "language model": language / 60,
-        "vocoder": 2 + flops * 1e9 / usable / 60,
-    }
+    gflop = crop * (3 * _GENERATOR_GFLOP + 4 * encoder_gflop) * steps
+    gflop += 9 * judged * _DISCRIMINATOR_GFLOP * adversarial
+    return gflop * 1e9 / _usable(generator.loop, rate) / 60
+
+
+def _usable(loop: TrainingConfig, rate: float) -> float:
+    return rate * (_BFLOAT16_SHARE if _has_bfloat16(loop) else _FLOAT32_SHARE)
 
 
 def _parameters(settings: BundleSettings) -> float:
