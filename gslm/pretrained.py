@@ -25,6 +25,11 @@ _BASE_SHA256 = {
 _INSTEAD = "give a folder or a Hub name of the model instead"
 
 
+def has_embedded_bundle() -> bool:
+    """Whether this copy of the package carries a trained bundle."""
+    return (EMBEDDED_BUNDLE / "bundle.json").is_file()
+
+
 def whisper_tiny_en() -> Path:
     """OpenAI's Whisper tiny.en (MIT) as a CTranslate2 folder in float16, 78 MB."""
 

@@ -12,7 +12,7 @@ from gslm import units as unit_stage
 from gslm.audio import SAMPLE_RATE, Waveform, read_audio
 from gslm.bundle import check_bundle
 from gslm.errors import UserError
-from gslm.pretrained import EMBEDDED_BUNDLE
+from gslm.pretrained import EMBEDDED_BUNDLE, has_embedded_bundle
 from gslm.types import Fingerprint, Units
 from gslm.ulm import UnitLM
 from gslm.units.tokenizer import UnitTokenizer
@@ -60,6 +60,11 @@ class SpeechLM:
         Raises `UserError` where it is missing, damaged, or its stages disagree about the units.
         """
         folder = Path(path_or_name)
+        if folder == EMBEDDED_BUNDLE and not has_embedded_bundle():
+            raise UserError(
+                "this copy of gslm carries no trained bundle; name one with -b, or make one with "
+                "`gslm demo --train` or `gslm train`"
+            )
         if not folder.is_dir():
             folder = _from_hub(str(path_or_name))
         check_bundle(folder)

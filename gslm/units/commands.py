@@ -20,11 +20,11 @@ def fit(
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="Folder to write.")],
     encoder: Annotated[
         str,
-        Parameter(help="embedded, log-mel, mfcc, tiny.en, or a Whisper folder or Hub name."),
-    ] = "embedded",
+        Parameter(help="tiny.en, mfcc, log-mel, or a Whisper folder or Hub name."),
+    ] = "tiny.en",
     layer: Annotated[int, Parameter(help="Whisper's layer, counted from 1.")] = 3,
     k: Annotated[int, Parameter(help="Number of units.")] = 200,
-    normalization: Literal["none", "global", "utterance"] = "global",
+    normalization: Literal["auto", "none", "frame", "global", "utterance"] = "auto",
     max_hours: Annotated[float, Parameter(help="Audio that k-means sees, in hours.")] = 5.5,
     seed: int = 0,
     half: Annotated[bool, Parameter(help="Store the encoder in half precision.")] = False,
@@ -33,18 +33,14 @@ def fit(
 
     Example: gslm units fit recordings -o my-units --encoder mfcc --k 100
     """
-    import gslm.units
     from gslm.audio import find_audio
-    from gslm.pretrained import EMBEDDED_BUNDLE, whisper_tiny_en
+    from gslm.pretrained import whisper_tiny_en
     from gslm.units.encoders import load_encoder
     from gslm.units.encoders.base import FRAME_RATE
     from gslm.units.fit import fit_units
 
-    if encoder == "embedded":
-        speech_encoder = gslm.units.load(EMBEDDED_BUNDLE).encoder
-    else:
-        source = whisper_tiny_en() if encoder == "tiny.en" else encoder
-        speech_encoder = load_encoder(source, layer)
+    source = whisper_tiny_en() if encoder == "tiny.en" else encoder
+    speech_encoder = load_encoder(source, layer)
     print(f"{encoder}: learned from {speech_encoder.learned_from}")
     units = fit_units(
         audio,

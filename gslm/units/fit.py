@@ -21,6 +21,7 @@ from gslm.units.normalization import (
     FeatureStatistics,
     check_normalization,
     feature_statistics,
+    normalize_frames,
 )
 from gslm.units.quantizers.kmeans import KMeansConfig, fit_kmeans
 from gslm.units.recordings import Skipped, clip_groups, reason_without_path
@@ -38,7 +39,7 @@ def fit_units(
     k: int,
     seed: int = 0,
     *,
-    normalization: str = "global",
+    normalization: str = "auto",
     max_frames: int = MAX_FRAMES,
     kmeans: KMeansConfig | None = None,
     progress: bool = True,
@@ -46,13 +47,16 @@ def fit_units(
     """Fit k centroids to the frames of recordings.
 
     audio_root, ids: the recordings, by path relative to the root. They are visited in an order
-    drawn from `seed` until `max_frames` frames are gathered. normalization: `none`, `global` or
-    `utterance`. kmeans: finer settings; its k and seed take the place of `k` and `seed`.
+    drawn from `seed` until `max_frames` frames are gathered. normalization: one of
+    `NORMALIZATIONS`, or `auto`: `frame` for a layer of a network, else `global`. kmeans: finer
+    settings; its k and seed take the place of `k` and `seed`.
 
     Features wait on disk (4 * dim bytes a frame) in a temporary folder, so that memory does not
     grow with the audio. Unreadable recordings are passed over; a `UserError` says so where none
     is left, where there are fewer frames than k, or where the disk is full.
     """
+    if normalization == "auto":
+        normalization = "frame" if encoder.layer else "global"
     check_normalization(normalization)
     config = kmeans or KMeansConfig(k=k, seed=seed)
     order = sorted(ids)
@@ -75,7 +79,10 @@ def fit_units(
 
         def blocks() -> Iterator[Tensor]:
             for block in store.blocks():
-                yield statistics.normalize(block) if statistics else block
+                if normalization == "frame":
+                    yield normalize_frames(block)
+                else:
+                    yield statistics.normalize(block) if statistics else block
 
         result = fit_kmeans(blocks, config, progress)
     return UnitEncoder(encoder, result.centroids, normalization, statistics)

@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gslm.errors import UserError
 
-NORMALIZATIONS = ("none", "global", "utterance")
-"""none; by mean and deviation of the training set; or of each recording by itself."""
+NORMALIZATIONS = ("none", "frame", "global", "utterance")
+"""none; each frame over its own dimensions; each dimension by mean and deviation of the training
+set; or of each recording by itself."""
 
 _LEAST_DEVIATION = 1e-3  # keeps constant dimensions, as in silence, from being blown up
 
@@ -35,6 +37,15 @@ def check_normalization(name: str) -> str:
     if name not in NORMALIZATIONS:
         raise UserError(f"normalisation {name!r} is unknown; known are {', '.join(NORMALIZATIONS)}")
     return name
+
+
+def normalize_frames(frames: Tensor) -> Tensor:
+    """Centre and scale each frame over its dimensions, (n, dim) to the same shape.
+
+    A transformer's next layer reads its states through such a norm; a few large dimensions that
+    say little about the sound would else decide which centroid is nearest.
+    """
+    return F.layer_norm(frames, frames.shape[-1:])
 
 
 def feature_statistics(blocks: Iterable[Tensor]) -> FeatureStatistics:

@@ -26,7 +26,12 @@ from gslm.types import Fingerprint, Units
 from gslm.units.chunking import encode_clips, encode_stream
 from gslm.units.encoders import Chunking, SpeechEncoder, build_encoder
 from gslm.units.encoders.base import FRAME_RATE
-from gslm.units.normalization import FeatureStatistics, check_normalization, feature_statistics
+from gslm.units.normalization import (
+    FeatureStatistics,
+    check_normalization,
+    feature_statistics,
+    normalize_frames,
+)
 from gslm.units.quantizers.kmeans import assign
 
 Waveform = NDArray[np.float32]
@@ -43,7 +48,7 @@ class _FolderConfig:
     chunking: dict[str, int]
     """How long recordings are cut."""
     normalization: str
-    """none, global or utterance."""
+    """none, frame, global or utterance."""
     fingerprint: dict[str, Any]
     """Fingerprint of the units, which half precision must not change."""
 
@@ -134,6 +139,8 @@ class UnitEncoder:
         """Frames (n, dim) as the quantiser sees them; `statistics` as for `quantize`."""
         if self.normalization == "none":
             return frames
+        if self.normalization == "frame":
+            return normalize_frames(frames)
         if self.normalization == "utterance":
             statistics = statistics or feature_statistics([frames])
         else:

@@ -15,6 +15,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from gslm.spectral import stft
 
+_SLOPE = 0.1
+
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
@@ -32,16 +34,18 @@ class SpectrogramDiscriminator(nn.Module):
     def __init__(self, n_fft: int, channels: int) -> None:
         super().__init__()
         self.n_fft = n_fft
+        wide = [
+            ((7, 3), (2, 1)),
+            ((7, 3), (2, 1)),
+            ((7, 3), (2, 2)),
+            ((5, 3), (2, 1)),
+            ((3, 3), (1, 1)),
+        ]
         self.layers = nn.ModuleList(
-            [
-                weight_norm(nn.Conv2d(3, channels, (7, 3), (2, 1), padding=(3, 1))),
-                weight_norm(nn.Conv2d(channels, channels, (7, 3), (2, 1), padding=(3, 1))),
-                weight_norm(nn.Conv2d(channels, channels, (7, 3), (2, 2), padding=(3, 1))),
-                weight_norm(nn.Conv2d(channels, channels, (5, 3), (2, 1), padding=(2, 1))),
-                weight_norm(nn.Conv2d(channels, channels, (3, 3), padding=(1, 1))),
-            ]
+            _convolution(channels if i else 3, channels, kernel_size, stride)
+            for i, (kernel_size, stride) in enumerate(wide)
         )
-        self.leave = weight_norm(nn.Conv2d(channels, 1, (3, 3), padding=(1, 1)))
+        self.leave = _convolution(channels, 1, (3, 3), (1, 1))
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Samples (batch, samples) to scores (batch, bins', frames') and each layer's output."""
@@ -50,14 +54,29 @@ class SpectrogramDiscriminator(nn.Module):
             # Compressed magnitudes keep quiet high frequencies in sight.
             magnitude = spectrum.abs().clamp_min(1e-5)
             compressed = magnitude.pow(-0.7)
-            planes = [torch.log(magnitude) * 0.3, spectrum.real * compressed]
+            planes = [0.4 * torch.log(magnitude) + 2.0, spectrum.real * compressed]
             x = torch.stack([*planes, spectrum.imag * compressed], dim=1)
             x = x.contiguous(memory_format=torch.channels_last)
         features = []
         for layer in self.layers:
-            x = F.leaky_relu(layer(x), 0.1)
+            x = F.leaky_relu(layer(x), _SLOPE)
             features.append(x)
         return self.leave(x)[:, 0], features
+
+
+def _convolution(
+    n_in: int, n_out: int, kernel_size: tuple[int, int], stride: tuple[int, int]
+) -> nn.Module:
+    """A weight-normalised convolution that keeps the size of what passes.
+
+    torch's own start shrinks it at every layer: after six, all scores are alike, and hundreds of
+    steps go by before real and made are told apart.
+    """
+    padding = (kernel_size[0] // 2, kernel_size[1] // 2)
+    convolution = nn.Conv2d(n_in, n_out, kernel_size, stride, padding)
+    nn.init.kaiming_normal_(convolution.weight, a=_SLOPE, nonlinearity="leaky_relu")
+    nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+    return weight_norm(convolution)
 
 
 class Discriminators(nn.Module):

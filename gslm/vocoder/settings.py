@@ -35,9 +35,9 @@ class GeneratorTraining:
     """Frames (1/50 s) of a crop."""
     learning_rate: float = 8e-4
     """Peak learning rate of the generator."""
-    discriminator_learning_rate: float = 3e-4
+    discriminator_learning_rate: float = 5e-4
     """Peak learning rate of the discriminators."""
-    adversarial_from: int = 2000
+    adversarial_from: int = 1800
     """Step from which the discriminators take part."""
     adversarial_frames: int = 25
     """Frames of the part of each crop that the discriminators see."""
@@ -45,7 +45,7 @@ class GeneratorTraining:
     """Weight of the multi-scale mel distance."""
     spectral_weight: float = 1.0
     """Weight of the multi-resolution spectral distance."""
-    consistency_weight: float = 2.0
+    consistency_weight: float = 4.0
     """Weight of the distance between the unit encoder's features of made and real audio, where
     the encoder is given: what is said should be heard as the same units."""
     adversarial_weight: float = 1.0
@@ -54,9 +54,9 @@ class GeneratorTraining:
     """Weight of the distance between the discriminators' features."""
     loop: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
-            steps=2500,
-            validate_every=250,
-            checkpoint_every=250,
+            steps=2600,
+            validate_every=200,
+            checkpoint_every=200,
             ema_decay=0.999,
             keep_best=False,
             clip_norm=5.0,

@@ -36,7 +36,7 @@ def _whisper() -> WhisperEncoder:
 
 
 @pytest.mark.parametrize("n_samples", [1, 319, 320, 321, 16_000, 50_001])
-@pytest.mark.parametrize("normalization", ["none", "global", "utterance"])
+@pytest.mark.parametrize("normalization", ["none", "frame", "global", "utterance"])
 def test_every_frame_has_a_unit(n_samples, normalization):
     units = _unit_encoder(normalization)(_speechlike(4)[:n_samples])
     assert len(units) == -(-n_samples // 320)
@@ -45,7 +45,7 @@ def test_every_frame_has_a_unit(n_samples, normalization):
 
 
 def test_silence_is_one_unit():
-    for normalization in ("none", "global", "utterance"):
+    for normalization in ("none", "frame", "global", "utterance"):
         ids = _unit_encoder(normalization)(np.zeros(16_000, np.float32)).ids
         assert len(set(ids.tolist())) == 1
 
@@ -75,7 +75,7 @@ def test_another_sample_rate_is_resampled():
     assert len(_unit_encoder()(_speechlike(1), sample_rate=8000)) == 100
 
 
-@pytest.mark.parametrize("normalization", ["none", "utterance"])
+@pytest.mark.parametrize("normalization", ["none", "frame", "utterance"])
 def test_a_file_read_in_blocks_gives_the_units_of_its_waveform(tmp_path, normalization):
     encoder = _unit_encoder(normalization)
     waveform = _speechlike(70)
@@ -124,3 +124,23 @@ def test_statistics_equal_numpys_over_blocks():
     assert isinstance(statistics, FeatureStatistics)
     assert torch.allclose(statistics.mean, rows.mean(0), atol=1e-4)
     assert torch.allclose(statistics.deviation, rows.std(0, correction=0), atol=1e-4)
+
+
+def test_each_frame_is_normalised_over_its_own_dimensions():
+    frames = 5 + 3 * torch.randn(7, 39, generator=torch.Generator().manual_seed(0))
+    normalized = _unit_encoder("frame").normalize(frames)
+    expected = (frames - frames.mean(1, keepdim=True)) / frames.std(1, keepdim=True, correction=0)
+    torch.testing.assert_close(normalized, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_of_a_network_are_normalised_by_frame_and_spectra_over_the_corpus(tmp_path):
+    from gslm.units.encoders import MFCCEncoder
+    from gslm.units.fit import fit_units
+
+    write_wav(tmp_path / "a.wav", _speechlike(2))
+    assert (
+        fit_units(tmp_path, ["a.wav"], MFCCEncoder(), 4, progress=False).normalization == "global"
+    )
+    layered = MFCCEncoder()
+    layered.layer = 3
+    assert fit_units(tmp_path, ["a.wav"], layered, 4, progress=False).normalization == "frame"
