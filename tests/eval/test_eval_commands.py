@@ -13,6 +13,7 @@ from gslm.eval.judge import Judge, load_judge, require_other_weights
 from gslm.eval.wer import pocketsphinx_transcriber
 from gslm.pretrained import whisper_base, whisper_tiny_en
 from gslm.types import Fingerprint
+from gslm.units.encoders import load_whisper
 
 
 class Parrot:
@@ -82,14 +83,28 @@ def fetched(source):
 
 
 def test_a_renamed_copy_of_the_units_encoder_is_refused_by_its_weights():
-    from gslm.units.encoders import load_whisper
-
     tiny, base = fetched(whisper_tiny_en), fetched(whisper_base)
     encoder = load_whisper(tiny, 3)
     fingerprint = Fingerprint("whisper", encoder.weights_hash, 3, 50.0, "none", "0" * 16, 200)
     with pytest.raises(UserError, match="units come from"):
-        require_other_weights(Judge("my-copy", "", "", "en", tiny, None), fingerprint)
-    require_other_weights(Judge("base", "base", "", "en", base, None), fingerprint)
+        require_other_weights(Judge("my-copy", "", "en", tiny, None), fingerprint)
+    require_other_weights(Judge("base", "base", "en", base, None), fingerprint)
+
+
+def test_a_judge_by_its_hub_name_is_known_by_its_weights(monkeypatch):
+    faster_whisper = pytest.importorskip("faster_whisper")
+    tiny = fetched(whisper_tiny_en)
+    asked = []
+    monkeypatch.setattr(
+        faster_whisper, "download_model", lambda name: asked.append(name) or str(tiny)
+    )
+    judge = load_judge("tiny.en")
+    assert asked == ["tiny.en"]
+    assert (judge.name, judge.model_name, judge.folder) == ("tiny.en", "tiny.en", tiny)
+    encoder = load_whisper(tiny, 3)
+    fingerprint = Fingerprint("whisper", encoder.weights_hash, 3, 50.0, "none", "0" * 16, 200)
+    with pytest.raises(UserError, match="units come from"):
+        require_other_weights(judge, fingerprint)
 
 
 def test_whisper_base_hears_a_sentence(tmp_path):
