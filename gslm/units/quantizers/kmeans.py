@@ -1,7 +1,7 @@
 """k-means over blocks of features that are read again for each pass, never held together.
 
-Start: k-means++ (Arthur and Vassilvitskii, 2007; its greedy variant) on a reservoir sample,
-several times, each refined on the sample, the best kept. Then Lloyd's passes over all blocks, as
+Start: k-means++ (Arthur and Vassilvitskii, 2007; its greedy variant) on a part of a reservoir
+sample, several times, each refined on the whole sample, the best kept. Then Lloyd's passes over all blocks, as
 products of matrices. Memory: one block, the reservoir and the centroids.
 """
 
@@ -21,6 +21,7 @@ Blocks = Callable[[], Iterable[Tensor]]
 
 _ROWS = 8192  # rows a product: distances and features stay in the cache
 _CANDIDATES = 6  # candidates that k-means++ tries for each centroid
+_START_ROWS = 40  # rows a centroid that k-means++ reads k times: few enough for the cache
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ class KMeansConfig:
     """k-means++ starts on the reservoir; the best goes on."""
     reservoir_rows: int = 10_000
     """Rows of the sample that the starts are made on; at least ten for each centroid."""
-    sample_passes: int = 8
+    sample_passes: int = 5
     """Lloyd's passes over the reservoir for each start."""
     passes: int = 20
     """Most passes over all blocks."""
-    tolerance: float = 2e-5
+    tolerance: float = 2e-4
     """Stop when a pass lowers the inertia by less than this share."""
 
     def __post_init__(self) -> None:
@@ -168,7 +169,8 @@ def _start(
     sample: Tensor, config: KMeansConfig, generator: torch.Generator
 ) -> tuple[Tensor, float]:
     """One k-means++ start, refined on the sample; centroids and the sample's inertia."""
-    centroids = _plus_plus(sample, config.k, generator)
+    part = torch.randperm(len(sample), generator=generator)[: _START_ROWS * config.k]
+    centroids = _plus_plus(sample[part], config.k, generator)
     total = float("inf")
     for _ in range(config.sample_passes):
         centroids, total = _lloyd_pass([sample], centroids, sample, generator)
