@@ -61,10 +61,6 @@ class Clips:
         """Numbers of the clips of one side of the split."""
         return np.flatnonzero(self.held_out == held_out)
 
-    def clip(self, index: int) -> Crops:
-        """One whole clip as a batch of one."""
-        return self._stack([(index, 0, 0)], int(self.lengths[index]))
-
     def sample(
         self,
         chosen: NDArray[np.int64],
@@ -108,10 +104,6 @@ class Clips:
             samples = self.audio[sample : min(sample + count * UNIT_HOP, end * UNIT_HOP)]
             audio[row, : len(samples)] = samples / 32767.0
         return Crops(torch.from_numpy(units), torch.from_numpy(f0), torch.from_numpy(audio))
-
-    def sequence(self, index: int) -> NDArray[np.int32]:
-        """Unit frames of one clip (frames,)."""
-        return np.asarray(self.units[self.starts[index] : self.starts[index + 1]])
 
 
 def prepare_clips(corpus: Corpus, audio_root: str | Path, folder: str | Path) -> Clips:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from gslm.audio import write_wav
 from gslm.corpus import Corpus, CorpusRow, CorpusWriter
 from gslm.types import Fingerprint, deduplicate
 from gslm.vocoder import Vocoder
-from gslm.vocoder.data import Clips, prepare_clips
+from gslm.vocoder.data import Clips, Crops, prepare_clips
 from gslm.vocoder.duration import DurationConfig, DurationPredictor
 from gslm.vocoder.generator import Generator, GeneratorConfig
 from gslm.vocoder.pitch import PitchConfig, PitchPredictor
@@ -83,3 +84,14 @@ def vocoder(fingerprint: Fingerprint) -> Vocoder:
         generator.head.bias.fill_(2.5)
         pitch.leave.weight *= 2
     return Vocoder(generator, durations, pitch, fingerprint)
+
+
+@pytest.fixture(scope="session")
+def whole_clip() -> Callable[[Clips, int], Crops]:
+    """One whole clip as a batch of one."""
+
+    def crops(clips: Clips, index: int) -> Crops:
+        rng = np.random.default_rng(0)
+        return clips.sample(np.array([index]), 1, int(clips.lengths[index]), rng)
+
+    return crops

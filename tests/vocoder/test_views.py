@@ -28,14 +28,14 @@ class _Encoder:
         return [np.arange(-(-len(w) // 320), dtype=np.int32) for w in waveforms]
 
 
-def test_views_hear_each_clip_begun_later_at_another_loudness(own_clips, tmp_path):
+def test_views_hear_each_clip_begun_later_at_another_loudness(own_clips, tmp_path, whole_clip):
     encoder = _Encoder()
     add_views(own_clips, encoder, 3, tmp_path / "views")
     assert [shift for shift, _ in own_clips.views] == [80, 160, 240]
     assert len(encoder.heard) == 3 * 20
     for number, heard in enumerate(encoder.heard):
         shift = 80 * (number // 20 + 1)
-        sound = own_clips.clip(number % 20).audio[0].numpy()
+        sound = whole_clip(own_clips, number % 20).audio[0].numpy()
         assert heard.dtype == np.float32
         assert len(heard) == len(sound)
         assert np.abs(heard).max() <= 1
@@ -44,7 +44,7 @@ def test_views_hear_each_clip_begun_later_at_another_loudness(own_clips, tmp_pat
             assert np.corrcoef(heard, later)[0, 1] > 0.97
 
 
-def test_crops_of_a_view_keep_the_sound_and_pitch_of_its_units(own_clips, tmp_path):
+def test_crops_of_a_view_keep_the_sound_and_pitch_of_its_units(own_clips, tmp_path, whole_clip):
     add_views(own_clips, _Encoder(), 1, tmp_path / "views")
     (shift, _), n_frames = own_clips.views[0], 8
     assert shift == 160
@@ -57,7 +57,7 @@ def test_crops_of_a_view_keep_the_sound_and_pitch_of_its_units(own_clips, tmp_pa
         first = int(crops.units[i, 0])
         found = [
             whole
-            for whole in map(own_clips.clip, range(20))
+            for whole in (whole_clip(own_clips, number) for number in range(20))
             if torch.equal(whole.audio[0, 320 * first : 320 * (first + n_frames)], plain.audio[i])
         ]
         sound = crops.audio[i]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from tqdm import tqdm
 from gslm.audio import read_audio, write_wav
 from gslm.errors import UserError
 from gslm.recipes.sources import flite, piper_program, piper_voice_joe
+from gslm.recipes.whole_folder import whole_folder
 
 VOICES = ("slt", "joe")
 
@@ -36,15 +35,11 @@ def build_voices(output: Path) -> list[str]:
     The folder appears whole or not at all. Returns the ids, paths relative to `output`. Raises
     `UserError` where a voice's package or the piper program is missing, or `output` is taken.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output}: already exists and is not empty; name a new folder")
-    sentences = read_sentences()
-    speakers = {"slt": _flite_command(), "joe": _piper_command()}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    jobs = [(v, i, text) for v in VOICES for i, text in enumerate(sentences[v], start=1)]
     rows = ["id\ttext"]
-    try:
+    with whole_folder(output) as scratch:
+        sentences = read_sentences()
+        speakers = {"slt": _flite_command(), "joe": _piper_command()}
+        jobs = [(v, i, text) for v in VOICES for i, text in enumerate(sentences[v], start=1)]
         for voice, number, text in tqdm(jobs, desc="speaking", unit="sentence"):
             id_ = f"{voice}/{number:02d}.wav"
             command, environment = speakers[voice]
@@ -54,14 +49,6 @@ def build_voices(output: Path) -> list[str]:
             raw.unlink()
             rows.append(f"{id_}\t{text}")
         (scratch / "transcripts.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-        scratch.chmod(0o755)
-        if output.exists():
-            output.rmdir()
-        scratch.rename(output)
-    except OSError as error:
-        raise UserError(f"{output}: cannot write ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return [row.split("\t")[0] for row in rows[1:]]
 
 

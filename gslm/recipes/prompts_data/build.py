@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import re
 import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from gslm.audio import SAMPLE_RATE, read_audio
 from gslm.errors import UserError
 from gslm.recipes.prompts_data.split import committed_list
 from gslm.recipes.sources import Prompts
+from gslm.recipes.whole_folder import whole_folder
 
 MIN_SECONDS = 0.5
 
@@ -45,22 +45,10 @@ def build_prompts(prompts: Prompts, output: Path) -> PromptsSummary:
     Tones, silence, noises and clips under 0.5 s are dropped and listed in `dropped.tsv`. The
     folder appears whole or not at all; raises `UserError` where `output` holds something else.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output}: already exists and is not empty; name a new folder")
-    transcripts = read_transcripts(prompts.transcripts)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
+    with whole_folder(output) as scratch:
+        transcripts = read_transcripts(prompts.transcripts)
         summary = _write_clips(prompts.audio, transcripts, scratch)
         _write_lists(prompts, transcripts, scratch, summary)
-        scratch.chmod(0o755)
-        if output.exists():
-            output.rmdir()
-        scratch.rename(output)
-    except OSError as error:
-        raise UserError(f"{output}: cannot write ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return summary
 
 

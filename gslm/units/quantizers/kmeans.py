@@ -1,8 +1,8 @@
 """k-means over blocks of features that are read again for each pass, never held together.
 
 Start: k-means++ (Arthur and Vassilvitskii, 2007; its greedy variant) on a part of a reservoir
-sample, several times, each refined on the whole sample, the best kept. Then Lloyd's passes over all blocks, as
-products of matrices. Memory: one block, the reservoir and the centroids.
+sample, several times, each refined on the whole sample, the best kept. Then Lloyd's passes over
+all blocks, as products of matrices. Memory: one block, the reservoir and the centroids.
 """
 
 from __future__ import annotations
