@@ -13,7 +13,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from gslm.errors import UserError
+from gslm.errors import CannotWriteError, UserError
 
 SAMPLE_RATE = 16_000
 """Sampling rate of every stage, in Hz."""
@@ -124,7 +124,12 @@ def write_wav(path: str | Path, waveform: Waveform, sample_rate: int = SAMPLE_RA
         )
         temporary.replace(path)
     except (OSError, soundfile.LibsndfileError) as error:
-        raise UserError(f"{path}: cannot write audio ({error}); is the disk full?") from None
+        # libsndfile only says "System error"; the path in its message is the temporary one.
+        reason = error.strerror if isinstance(error, OSError) else "no room or no permission"
+        raise CannotWriteError(
+            f"{path}: cannot write audio ({reason}); free some space or choose another folder, "
+            "then run the same command again"
+        ) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints the message and exits with code 2; a traceback is only for bugs.
     """
+
+
+class CannotWriteError(UserError):
+    """Results cannot be written, as on a full disk: going on to the next input would not help."""

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from gslm.audio import find_audio, resolve_inside, write_wav
-from gslm.errors import UserError
+from gslm.errors import CannotWriteError, UserError
 from gslm.pretrained import EMBEDDED_BUNDLE
 from gslm.speech_lm import SpeechLM
 
@@ -24,7 +24,8 @@ def resynthesize_files(
 ) -> None:
     """Resynthesise a file or folder into `output`; files that are there already are kept.
 
-    Bad files are reported and passed over. Raises `UserError` where none could be done.
+    Bad files are reported and passed over. Raises `UserError` where none could be done, and
+    where the output cannot be written.
     """
     if durations not in ("predicted", "recorded"):
         raise UserError(f"durations {durations!r}: choose predicted or recorded")
@@ -52,7 +53,8 @@ def continue_files(
 ) -> None:
     """Continue a file or every file of a folder; `sampling` goes to `SpeechLM.continue_`.
 
-    Bad files are reported and passed over. Raises `UserError` where none could be done.
+    Bad files are reported and passed over. Raises `UserError` where none could be done, and
+    where the output cannot be written.
     """
     if n < 1:
         raise UserError(f"{n} continuations: ask for at least one")
@@ -84,9 +86,11 @@ def _for_each(speech: Path, output: Path, ids: Path | None, speak: Any) -> None:
         try:
             speak(path, stem)
             done += 1
+        except CannotWriteError:
+            raise
         except UserError as error:
             problems.append(str(error))
-    for problem in problems:
+    for problem in problems if len(files) > 1 else ():
         tqdm.write(f"skipped {problem}")
     if not done:
         raise UserError(problems[0] if problems else f"{speech}: nothing to do")

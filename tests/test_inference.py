@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -233,3 +235,22 @@ def test_scores_are_finite_and_negative(mixed_audio, tiny_bundle):
         [mixed_audio / name for name in ("ann/one.wav", "silent.wav", "sample.wav")]
     )
     assert all(np.isfinite(score) and score < 0 for score in scores)
+
+
+def test_an_output_that_cannot_be_written_stops_the_work(tiny_bundle, tmp_path):
+    """A limit on the size of files stands for a full disk: the system refuses the second clip."""
+    for name, seconds in (("a.wav", 0.3), ("b.wav", 2.0), ("c.wav", 0.3)):
+        soundfile.write(tmp_path / name, sweep(seconds, 1), 16_000)
+    script = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+        "from gslm.cli import main; main()"
+    )
+    words = ["resynthesize", str(tmp_path), "-o", str(tmp_path / "out"), "-b", str(tiny_bundle)]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    told = done.stderr.strip().splitlines()[-1]
+    assert told.startswith(f"gslm: {tmp_path / 'out' / 'b.wav'}: cannot write audio")
+    assert "free some space" in told
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.wav"]

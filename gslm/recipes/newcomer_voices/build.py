@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from gslm.audio import read_audio, write_wav
+from gslm.audio import Waveform, read_audio, write_wav
 from gslm.errors import UserError
 from gslm.recipes.sources import flite, piper_program, piper_voice_joe
 from gslm.recipes.whole_folder import whole_folder
@@ -45,7 +45,7 @@ def build_voices(output: Path) -> list[str]:
             command, environment = speakers[voice]
             raw = scratch / "raw.wav"
             _speak(command, environment, text, raw)
-            write_wav(scratch / id_, read_audio(raw))
+            write_wav(scratch / id_, _spoken(raw))
             raw.unlink()
             rows.append(f"{id_}\t{text}")
         (scratch / "transcripts.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
@@ -63,6 +63,14 @@ def _piper_command() -> tuple[list[str], Mapping[str, str] | None]:
     quiet = ["--noise-scale", "0", "--noise-w-scale", "0"]
     model = ["-m", str(piper_voice_joe())]
     return [program, *model, *quiet, "-f", "{file}", "--", "{text}"], None
+
+
+def _spoken(raw: Path) -> Waveform:
+    try:
+        return read_audio(raw)
+    except UserError:
+        # The programs do not say when a disk is full; half a file is what tells.
+        raise UserError(f"{raw.name}: was not written whole; is the disk full?") from None
 
 
 def _speak(
