@@ -19,10 +19,12 @@ _GENERATOR_GFLOP = 1.5
 """GFLOP a second of audio of the default generator, forward."""
 _DISCRIMINATOR_GFLOP = 1.6
 """GFLOP a second of audio of the default discriminators, forward."""
-_FLOAT32_SHARE, _BFLOAT16_SHARE = 0.5, 0.85
-"""What training reaches of the float32 matmul rate, measured with the default settings."""
-_PROSODY_MINUTES = 3.0
-"""Durations, pitch and the other views, for half an hour of audio."""
+_PROSODY_GFLOP = 35.0
+"""A step of durations and pitch takes as long as products of this size."""
+_GENERATOR_SHARES = {False: 0.95, True: 1.35}
+_LANGUAGE_SHARES = {False: 0.55, True: 0.55}
+"""What training reaches of the float32 matmul rate without and with bfloat16 instructions,
+measured with the default settings."""
 
 
 def print_plan(audio_root: str | Path, settings: BundleSettings) -> None:
@@ -92,13 +94,14 @@ def _minutes(
     language = n_models * 6 * _parameters(settings) * tokens
     return {
         "units": encoding / 60,
-        "language model": language / _usable(ulm.training, rate) / 60,
-        "vocoder": _PROSODY_MINUTES + _generator_minutes(settings, encoder_gflop, rate),
+        "language model": language / (rate * _LANGUAGE_SHARES[_has_bfloat16(ulm.training)]) / 60,
+        "vocoder": _vocoder_minutes(settings, encoder_gflop, rate),
     }
 
 
-def _generator_minutes(settings: BundleSettings, encoder_gflop: float, rate: float) -> float:
+def _vocoder_minutes(settings: BundleSettings, encoder_gflop: float, rate: float) -> float:
     """A gradient costs twice its forward; discriminators hear real and made audio, twice."""
+    prosody = settings.vocoder.prosody.loop.steps * _PROSODY_GFLOP * 1e9 / rate
     generator = settings.vocoder.generator
     crop = generator.batch_size * generator.crop_frames / 50
     judged = generator.batch_size * generator.adversarial_frames / 50
@@ -106,11 +109,8 @@ def _generator_minutes(settings: BundleSettings, encoder_gflop: float, rate: flo
     adversarial = max(0, steps - generator.adversarial_from)
     gflop = crop * (3 * _GENERATOR_GFLOP + 4 * encoder_gflop) * steps
     gflop += 9 * judged * _DISCRIMINATOR_GFLOP * adversarial
-    return gflop * 1e9 / _usable(generator.loop, rate) / 60
-
-
-def _usable(loop: TrainingConfig, rate: float) -> float:
-    return rate * (_BFLOAT16_SHARE if _has_bfloat16(loop) else _FLOAT32_SHARE)
+    usable = rate * _GENERATOR_SHARES[_has_bfloat16(generator.loop)]
+    return (prosody + gflop * 1e9 / usable) / 60
 
 
 def _parameters(settings: BundleSettings) -> float:
