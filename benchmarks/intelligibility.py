@@ -4,7 +4,8 @@
 
 PROMPTS: what `gslm recipe run prompts-data` writes; its 60 scored prompts are used, which training
 must not have seen. NEWCOMERS: what `gslm recipe run newcomer-voices` writes, by voices that nothing
-was trained on. Both with the recordings' timing and with predicted durations.
+was trained on. Both with the recordings' timing and with predicted durations. Speech that is in
+FOLDER already is scored as it is, and refused where another bundle made it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python benchmarks/ulm_against_ngrams.py BUNDLE CORPUS [--shuffled]
 
-CORPUS is the folder that `gslm train` leaves in `BUNDLE.work`. --shuffled trains another model of
-the bundle's settings is trained on the same documents with their tokens in random order.
+CORPUS is the folder that `gslm train` leaves in `BUNDLE.work`. --shuffled also trains a model
+with the bundle's settings on the same documents with their tokens in random order.
 """
 
 from __future__ import annotations

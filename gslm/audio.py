@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
 
 import av
 import numpy as np
@@ -47,7 +47,9 @@ Waveform = NDArray[np.float32]
 def find_audio(root: str | Path) -> list[str]:
     """Audio files below `root`: POSIX paths relative to it, sorted.
 
-    Raises `UserError` where the folder is missing or holds no audio.
+    Links to files count as files; links to folders are not entered. A name that is not UTF-8
+    is listed as Python spells it, see `require_utf8_name`. Raises `UserError` where the folder
+    is missing or holds no audio.
     """
     root = Path(root)
     if not root.is_dir():
@@ -64,12 +66,59 @@ def find_audio(root: str | Path) -> list[str]:
 
 
 def resolve_inside(root: str | Path, relative: str) -> Path:
-    """Path of `relative` below `root`; a `UserError` where it would leave the root."""
-    root = Path(root)
-    path = root / relative
-    if not path.resolve().is_relative_to(root.resolve()):
+    """Path of `relative` below `root`.
+
+    Raises `UserError` where the name leads out of the root: absolute, or with a `..` in it.
+    Links are followed wherever they lead: what lies in the folder is the user's own doing.
+    """
+    name = PurePath(relative)
+    if name.is_absolute() or not name.parts or ".." in name.parts:
         raise UserError(f"{relative}: leads outside {root}; paths must stay inside their folder")
-    return path
+    return Path(root) / relative
+
+
+def wav_paths(folder: str | Path, ids: Sequence[str]) -> list[Path]:
+    """Where the speech of each id goes below `folder`: the id with `.wav` for its suffix.
+
+    Raises `UserError` where an id leads outside the folder, or two would share one file.
+    """
+    taken: dict[Path, str] = {}
+    for id_ in ids:
+        path = resolve_inside(folder, id_).with_suffix(".wav")
+        if path in taken:
+            raise UserError(
+                f"{printable_name(taken[path])} and {printable_name(id_)} would both be written "
+                f"to {printable_name(str(path))}; rename one"
+            )
+        taken[path] = id_
+    return list(taken)
+
+
+def read_ids(path: str | Path) -> list[str]:
+    """Paths of a list file: the first column of each line, as `find_audio` gives them.
+
+    Blank lines are passed over; `#` at the start of a line makes it a comment. Raises
+    `UserError` where the file is missing or not UTF-8.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; name a list of ids, one a line") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as a list of ids ({error})") from None
+    ids = (line.split("\t")[0].strip() for line in lines)
+    return [id_ for id_ in ids if id_ and not id_.startswith("#")]
+
+
+def require_utf8_name(name: str) -> None:
+    """Raise a `UserError` for a file name that no text, corpus or terminal could hold."""
+    if printable_name(name) != name:
+        raise UserError(f"{printable_name(name)}: its name is not valid UTF-8; rename it")
+
+
+def printable_name(name: str) -> str:
+    """A file name as text: bytes that are not UTF-8 are written as in `caf\\xe9.wav`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def read_audio(
@@ -116,6 +165,7 @@ def stream_audio(
 def write_wav(path: str | Path, waveform: Waveform, sample_rate: int = SAMPLE_RATE) -> None:
     """Write float samples (samples,) in [-1, 1] as 16-bit WAV; a crash leaves no half file."""
     path = Path(path)
+    require_utf8_name(str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,6 +211,9 @@ def _decoded(path: Path, channel: int | None) -> Iterator[tuple[Waveform, int]]:
     if path.suffix.lower() not in _RAW_FORMATS:
         try:
             source = soundfile.SoundFile(path)
+        except UnicodeEncodeError:
+            require_utf8_name(str(path))
+            raise
         except soundfile.LibsndfileError:
             pass
         else:

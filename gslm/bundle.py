@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gslm.errors import UserError
+from gslm.errors import CannotWriteError, UserError
 from gslm.types import Fingerprint
 
 STAGES = ("units", "tokenizer", "ulm", "vocoder")
@@ -30,7 +30,7 @@ Config = TypeVar("Config")
 def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it over `path`.
 
-    Raises `UserError` where the disk is full or the folder cannot be written; what stood at
+    Raises `CannotWriteError` where the disk is full or the folder cannot be written; what stood at
     `path` before stays as it was.
     """
     path = Path(path)
@@ -44,7 +44,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
-        raise UserError(
+        raise CannotWriteError(
             f"{path}: cannot write ({error}); free some space or choose another folder, "
             "then run the same command again"
         ) from None

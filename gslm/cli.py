@@ -148,7 +148,7 @@ def resynthesize(
     speech
         Audio file or folder, any formats and lengths.
     output
-        Folder to write; files that are there already are kept.
+        Folder to write; files that are there already are kept, if made with the same settings.
     bundle
         Bundle folder or Hub name; the embedded one where not given.
     ids
@@ -196,7 +196,7 @@ def train(
     dry_run
         Print the plan and stop.
     """
-    from gslm.inference import read_ids
+    from gslm.audio import read_ids
     from gslm.pipeline import BundleSettings, train_bundle
     from gslm.plan import print_plan
     from gslm.settings import load_settings

@@ -79,6 +79,14 @@ class CorpusWriter:
         self.fingerprint = fingerprint
         self.source = source
 
+    def remove_unfinished(self) -> None:
+        """Remove what killed writers left half written.
+
+        Only for a run that is about to start: another one's half-written shards would go too.
+        """
+        for path in self.folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
     def has_shard(self, index: int) -> bool:
         """Whether shard `index` is whole on disk."""
         return shard_path(self.folder, index).is_file()
@@ -275,7 +283,8 @@ def _write_bytes(path: Path, data: bytes) -> None:
 
 
 def _id_hash(row_id: str) -> str:
-    return hashlib.sha256(row_id.encode("utf-8")).hexdigest()[:16]
+    # A file name that is not UTF-8 holds surrogates: the plan of a split must pass over it too.
+    return hashlib.sha256(row_id.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _threshold(hashes: list[str]) -> str:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from gslm.audio import find_audio, resolve_inside, write_wav
+from gslm.audio import (
+    find_audio,
+    printable_name,
+    read_ids,
+    require_utf8_name,
+    resolve_inside,
+    wav_paths,
+    write_wav,
+)
+from gslm.bundle import read_json, tensors_hash, write_json
 from gslm.errors import CannotWriteError, UserError
 from gslm.pretrained import EMBEDDED_BUNDLE
 from gslm.speech_lm import SpeechLM
+
+_MADE_WITH = ".gslm.json"
+"""File in a folder of resynthesised speech that says with what it was made."""
+
+Speak = Callable[[Path, Path], bool]
+"""Reads an input and writes its output; False where an output was there already."""
 
 
 def resynthesize_files(
@@ -24,22 +39,29 @@ def resynthesize_files(
 ) -> None:
     """Resynthesise a file or folder into `output`; files that are there already are kept.
 
-    Bad files are reported and passed over. Raises `UserError` where none could be done, and
-    where the output cannot be written.
+    ids: list file of paths below the folder; durations: `recorded` or `predicted`. A folder's
+    output says in `.gslm.json` with which voice, durations and seed it was made. Bad files are
+    reported and passed over. Raises `UserError` where none could be done, where the output
+    cannot be written, and where it holds speech made with something else.
     """
     if durations not in ("predicted", "recorded"):
         raise UserError(f"durations {durations!r}: choose predicted or recorded")
     model = SpeechLM.load(bundle or EMBEDDED_BUNDLE)
 
-    def speak(path: Path, stem: Path) -> None:
-        target = stem.with_suffix(".wav")
-        if not target.exists():
-            write_wav(
-                target,
-                model.resynthesize(path, predict_durations=durations == "predicted", seed=seed),
-            )
+    files = _files(speech, output, ids)
+    made_with = _made_with(model, durations, seed)
+    _check_made_with(output, made_with, [] if speech.is_file() else [file[2] for file in files])
 
-    _for_each(speech, output, ids, speak)
+    def speak(path: Path, target: Path) -> bool:
+        if target.exists():
+            return False
+        spoken = model.resynthesize(path, predict_durations=durations == "predicted", seed=seed)
+        if not (speech.is_file() or (output / _MADE_WITH).exists()):
+            write_json(output / _MADE_WITH, made_with)
+        write_wav(target, spoken)
+        return True
+
+    _for_each(files, speech, output, speak)
 
 
 def continue_files(
@@ -60,59 +82,85 @@ def continue_files(
         raise UserError(f"{n} continuations: ask for at least one")
     model = SpeechLM.load(bundle or EMBEDDED_BUNDLE)
 
-    def speak(path: Path, stem: Path) -> None:
-        for i, made in enumerate(model.continue_(path, n=n, **sampling)):
-            target = stem.with_name(f"{stem.name}-{i}.wav" if n > 1 else f"{stem.name}.wav")
+    def speak(path: Path, target: Path) -> bool:
+        numbered = [target.with_name(f"{target.stem}-{i}.wav") for i in range(n)]
+        targets = numbered if n > 1 else [target]
+        if any(to.exists() and to.samefile(path) for to in targets):
+            raise CannotWriteError(f"{path}: would be written over; choose another output folder")
+        for made, to in zip(model.continue_(path, n=n, **sampling), targets, strict=True):
             first = made.prompt_samples if only_continuation else 0
-            write_wav(target, made.waveform[first:])
+            write_wav(to, made.waveform[first:])
+        return True
 
-    _for_each(speech, output, None, speak)
-
-
-def read_ids(path: Path) -> list[str]:
-    """Ids of a list file, one a line; blank lines are passed over."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as a list of ids ({error})") from None
-    return [line.strip() for line in lines if line.strip()]
+    _for_each(_files(speech, output, None), speech, output, speak)
 
 
-def _for_each(speech: Path, output: Path, ids: Path | None, speak: Any) -> None:
-    done, problems = 0, []
-    files = list(_files(speech, output, ids))
-    _refuse_collisions(files)
-    for path, stem in tqdm(files, desc="speech", unit="file", disable=len(files) < 2):
+def _files(speech: Path, output: Path, ids: Path | None) -> list[tuple[str, Path, Path]]:
+    """Name, path and WAV to write of each input."""
+    if speech.is_file():
+        root, names = speech.parent, [speech.name]
+    else:
+        root, names = speech, read_ids(ids) if ids is not None else find_audio(speech)
+    names = list(dict.fromkeys(names))
+    targets = wav_paths(output, names)
+    return [
+        (name, resolve_inside(root, name), target)
+        for name, target in zip(names, targets, strict=True)
+    ]
+
+
+def _for_each(
+    files: list[tuple[str, Path, Path]], speech: Path, output: Path, speak: Speak
+) -> None:
+    done, kept, problems = 0, 0, []
+    for name, path, target in tqdm(files, desc="speech", unit="file", disable=len(files) < 2):
         try:
-            speak(path, stem)
+            require_utf8_name(name)
+            kept += not speak(path, target)
             done += 1
         except CannotWriteError:
             raise
         except UserError as error:
-            problems.append(str(error))
+            problems.append(printable_name(str(error)))
     for problem in problems if len(files) > 1 else ():
         tqdm.write(f"skipped {problem}")
     if not done:
         raise UserError(problems[0] if problems else f"{speech}: nothing to do")
-    print(f"{output}: {done} of {len(files)} files done")
+    before = f", {kept} of them kept from before" if kept else ""
+    print(f"{printable_name(str(output))}: {done} of {len(files)} files done{before}")
 
 
-def _files(speech: Path, output: Path, ids: Path | None) -> Iterator[tuple[Path, Path]]:
-    """Each input with its output path, suffix left off."""
-    if speech.is_file():
-        yield speech, output / speech.stem
-        return
-    for relative in read_ids(ids) if ids is not None else find_audio(speech):
-        path = resolve_inside(speech, relative)
-        stem = resolve_inside(output, relative)
-        yield path, stem.with_name(stem.stem)
+def _made_with(model: SpeechLM, durations: str, seed: int) -> dict[str, Any]:
+    """All that the sound of a recording's resynthesis depends on."""
+    weights = (
+        {}
+        if model.vocoder is None
+        else {
+            f"{part}.{name}": tensor
+            for part in ("generator", "durations", "pitch")
+            for name, tensor in getattr(model.vocoder, part).state_dict().items()
+        }
+    )
+    return {
+        "units": model.fingerprint.to_json(),
+        "vocoder_hash": tensors_hash(weights),
+        "durations": durations,
+        "seed": seed,
+    }
 
 
-def _refuse_collisions(files: list[tuple[Path, Path]]) -> None:
-    seen: dict[Path, Path] = {}
-    for path, stem in files:
-        if stem in seen:
+def _check_made_with(output: Path, made_with: dict[str, Any], targets: list[Path]) -> None:
+    """Refuse a folder whose speech, which would be kept, was made with something else."""
+    if (output / _MADE_WITH).is_file():
+        if read_json(output / _MADE_WITH) != made_with:
             raise UserError(
-                f"{seen[stem]} and {path} would both be written to {stem}.wav; rename one"
+                f"{output}: holds speech made with another bundle, durations or seed; choose "
+                "another folder or delete it"
             )
-        seen[stem] = path
+        return
+    for target in targets:
+        if target.exists():
+            raise UserError(
+                f"{target}: is there already, and nothing says with what it was made; choose "
+                "another folder or delete it"
+            )

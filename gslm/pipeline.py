@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -82,15 +84,21 @@ def train_bundle(
     """Train all stages on the recordings below `audio_root` and write a bundle to `output`.
 
     held_out: ids (paths below the root) kept from training; by a hash of the id where None.
-    Checkpoints and the corpus go to `output`.work; run again, everything goes on from there.
+    workers: processes that encode. Checkpoints and the corpus go to `output`.work; run again,
+    everything goes on from there. Raises `UserError` before any work for fewer than one worker,
+    for held-out ids that are no recordings, where a side of the split is empty, and where the
+    folder holds a run of other settings, audio or held-out recordings.
     """
+    if workers < 1:
+        raise UserError(f"{workers} workers: give at least 1")
     output = Path(output)
     work = output.with_name(output.name + ".work")
     ids = find_audio(audio_root)
-    _claim(work, output, settings, audio_root)
+    kept = _kept_from_training(audio_root, ids, held_out)
+    _claim(work, output, settings, audio_root, held_out)
     started = time.monotonic()
     with _stage("units"):
-        _make_units(audio_root, ids, settings.units, output / "units", held_out)
+        _make_units(audio_root, ids, settings.units, output / "units", kept)
         unit_encoder = gslm.units.load(output)
     with _stage("corpus"):
         corpus = encode_corpus(
@@ -98,7 +106,8 @@ def train_bundle(
             work / "corpus",
             unit_encoder,
             workers=workers,
-            held_out=held_out,
+            held_out=kept,
+            ids=ids,
             threads=max(1, torch.get_num_threads() // workers),
         )
         for id_, reason in corpus.skipped():
@@ -134,7 +143,34 @@ def train_bundle(
     )
 
 
-def _claim(work: Path, output: Path, settings: BundleSettings, audio_root: str | Path) -> None:
+def _kept_from_training(
+    audio_root: str | Path, ids: Sequence[str], held_out: Collection[str] | None
+) -> set[str]:
+    """The held-out ids, decided here once for all stages."""
+    kept = held_out_by_hash(ids) if held_out is None else set(held_out)
+    unknown = sorted(kept - set(ids))
+    if unknown:
+        more = ", …" if len(unknown) > 3 else ""
+        raise UserError(
+            f"{audio_root}: {len(unknown)} of {len(kept)} held-out ids are no recordings in this "
+            f"folder ({', '.join(unknown[:3])}{more}); give paths relative to it"
+        )
+    if not 0 < len(kept) < len(ids):
+        side = "training" if kept else "held-out"
+        raise UserError(
+            f"{audio_root}: {len(kept)} of {len(ids)} recordings held out, so there are no {side} "
+            "recordings; give more audio or another held-out list"
+        )
+    return kept
+
+
+def _claim(
+    work: Path,
+    output: Path,
+    settings: BundleSettings,
+    audio_root: str | Path,
+    held_out: Collection[str] | None,
+) -> None:
     """Keep a run's settings beside it; another run may not go on in its folder."""
     path = work / "settings.toml"
     if not path.is_file() and (output / "units").exists():
@@ -142,13 +178,19 @@ def _claim(work: Path, output: Path, settings: BundleSettings, audio_root: str |
             f"{output}: holds a bundle whose run ({work.name}) is gone; choose another output, "
             "or delete this folder"
         )
-    text = f"# audio: {Path(audio_root).resolve().name}\n" + to_toml(settings)
+    split = "by hash of the path" if held_out is None else _ids_hash(held_out)
+    audio = Path(audio_root).resolve().name
+    text = f"# audio: {audio}; held out: {split}\n" + to_toml(settings)
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise UserError(
-            f"{work}: holds a run with other settings or audio; choose another output, "
-            f"or delete this folder (its settings are in {path.name})"
+            f"{work}: holds a run with other settings, audio or held-out recordings; choose "
+            f"another output, or delete this folder (its settings are in {path.name})"
         )
     write_text(path, text)
+
+
+def _ids_hash(ids: Collection[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(set(ids))).encode("utf-8")).hexdigest()[:16]
 
 
 @contextmanager
@@ -175,11 +217,10 @@ def _make_units(
     ids: list[str],
     settings: UnitSettings,
     folder: Path,
-    held_out: Collection[str] | None,
+    kept: set[str],
 ) -> None:
     if (folder / "config.json").is_file():
         return
-    kept = held_out_by_hash(ids) if held_out is None else set(held_out)
     unit_encoder = fit_units(
         audio_root,
         [id_ for id_ in ids if id_ not in kept],
@@ -202,23 +243,27 @@ def _make_language_model(
     corpus: Corpus, settings: BundleSettings, output: Path, work: Path
 ) -> None:
     """Train one model for each tokenizer and keep the one with the fewest held-out bits."""
-    n_units = corpus.fingerprint.vocabulary_size
     train, held_out = ([row.units for row in corpus.rows(s)] for s in ("train", "held_out"))
     seconds = sum(row.n_samples for row in corpus.rows("held_out")) / SAMPLE_RATE
     best: tuple[float, UnitTokenizer, UnitLM] | None = None
-    results = []
-    for size in (0, *settings.tokenizer.bpe_sizes):
-        tokenizer = _tokenizer(corpus, train, size)
+    results: list[dict[str, Any]] = []
+    for size in (None, *settings.tokenizer.bpe_sizes):
+        name = "plain units" if size is None else f"BPE of {size}"
+        try:
+            tokenizer = _tokenizer(corpus, train, size)
+        except UserError as error:  # what this corpus cannot have does not end the run
+            print(f"  {name}: passed over: {error}")
+            results.append({"tokens": name, "passed_over": str(error)})
+            continue
         lm = train_ulm(
             _tokens(tokenizer, train),
             _tokens(tokenizer, held_out),
             tokenizer.vocabulary_size,
             corpus.fingerprint,
             settings.ulm,
-            work / f"ulm-{size or n_units}",
+            work / f"ulm-{tokenizer.vocabulary_size}",
         )
         bits = -sum(lm.score(_tokens(tokenizer, held_out))) / 0.6931471805599453 / seconds
-        name = f"BPE of {size}" if size else "plain units"
         print(f"  {name}: {bits:.2f} held-out bits a second")
         results.append({"tokens": name, "held_out_bits_per_second": bits})
         if best is None or bits < best[0]:
@@ -229,10 +274,13 @@ def _make_language_model(
     write_json(work / "tokenizers.json", results)
 
 
-def _tokenizer(corpus: Corpus, train: list[NDArray], size: int) -> UnitTokenizer:
+def _tokenizer(corpus: Corpus, train: list[NDArray], size: int | None) -> UnitTokenizer:
+    """Plain units where `size` is None; a `UserError` for a size that this corpus cannot have."""
     n_units = corpus.fingerprint.vocabulary_size
-    if not size:
+    if size is None:
         return UnitTokenizer.identity(n_units, corpus.fingerprint)
+    if size <= n_units:
+        raise UserError(f"{size} tokens are not more than the {n_units} units")
     return UnitTokenizer.fit_bpe(train, size, n_units, None, corpus.fingerprint)
 
 

@@ -76,7 +76,7 @@ def _duration(root: Path, ids: list[str]) -> tuple[float, bool]:
     for id_ in ids:
         try:
             total += soundfile.info(root / id_).duration
-        except soundfile.LibsndfileError:
+        except (soundfile.LibsndfileError, UnicodeEncodeError):
             known = False
     return total, known
 

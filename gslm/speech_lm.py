@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gslm import units as unit_stage
-from gslm.audio import SAMPLE_RATE, Waveform, read_audio
+from gslm.audio import SAMPLE_RATE, Waveform, read_audio, stream_audio
 from gslm.bundle import check_bundle
 from gslm.errors import UserError
 from gslm.pretrained import EMBEDDED_BUNDLE, has_embedded_bundle
@@ -75,6 +76,12 @@ class SpeechLM:
             else UnitTokenizer.identity(unit_encoder.n_units)
         )
         ulm = UnitLM.load(folder / "ulm") if (folder / "ulm").is_dir() else None
+        if ulm is not None and ulm.config.n_pieces != tokenizer.vocabulary_size:
+            raise UserError(
+                f"{folder}: the uLM was trained on {ulm.config.n_pieces} tokens, but the "
+                f"tokenizer makes {tokenizer.vocabulary_size}; use the tokenizer that the uLM was "
+                "trained with"
+            )
         vocoder = Vocoder.load(folder / "vocoder") if (folder / "vocoder").is_dir() else None
         return cls(unit_encoder, tokenizer, ulm, vocoder)
 
@@ -124,14 +131,12 @@ class SpeechLM:
 
         prompt_seconds: use only so much of the start; max_seconds, min_seconds: length of the
         continuation, in terms of the prompt's units a second. Number i of the n continuations
-        is drawn with seed + i. Raises `UserError` for prompts longer than the model's context.
+        is drawn with seed + i. Raises `UserError` for prompts longer than the model's context,
+        and for lengths that are not above 0 (`min_seconds`: below 0) or not finite.
         """
         ulm, vocoder = self._ulm(), self._vocoder()
-        if isinstance(speech, str | Path):
-            speech, sample_rate = read_audio(speech), SAMPLE_RATE
-        if prompt_seconds is not None:
-            speech = speech[: max(1, round(prompt_seconds * sample_rate))]
-        prompt = self.encode(speech, sample_rate)
+        _check_seconds(prompt_seconds, max_seconds, min_seconds)
+        prompt = self.encode(*_start(speech, sample_rate, prompt_seconds))
         tokens = self.tokenizer.encode(prompt.ids)
         tokens_per_second = len(tokens) / max(prompt.n_frames / self.fingerprint.frame_rate, 0.1)
         room = ulm.config.context - len(tokens) - 2
@@ -175,6 +180,31 @@ class SpeechLM:
         if self.vocoder is None:
             raise UserError("this bundle has no vocoder; train one with `gslm vocoder train`")
         return self.vocoder
+
+
+def _check_seconds(prompt_seconds: float | None, max_seconds: float, min_seconds: float) -> None:
+    for name, value in (("prompt_seconds", prompt_seconds), ("max_seconds", max_seconds)):
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"continue: {name} is {value:g}; give a length above 0 seconds")
+    if not 0 <= min_seconds < math.inf:
+        raise UserError(f"continue: min_seconds is {min_seconds:g}; give 0 seconds or more")
+
+
+def _start(speech: Speech, sample_rate: int, seconds: float | None) -> tuple[Waveform, int]:
+    """The first `seconds` of speech, or all of it, and its sampling rate; no more is read."""
+    if not isinstance(speech, str | Path):
+        n_samples = None if seconds is None else max(1, round(seconds * sample_rate))
+        return speech[:n_samples], sample_rate
+    if seconds is None:
+        return read_audio(speech), SAMPLE_RATE
+    missing = max(1, round(seconds * SAMPLE_RATE))
+    parts = []
+    for block in stream_audio(speech, block_seconds=min(seconds, 30.0)):
+        parts.append(block[:missing])
+        missing -= len(parts[-1])
+        if not missing:
+            break
+    return np.concatenate(parts), SAMPLE_RATE
 
 
 def _from_hub(name: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from gslm.bundle import write_text
 from gslm.errors import UserError
 
 
@@ -24,7 +25,7 @@ class TrainingLog:
             from torch.utils.tensorboard import SummaryWriter
 
             kept = [line for line in self._old_lines() if _step_of(line) <= self.first_step]
-            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            write_text(self.path, "".join(f"{line}\n" for line in kept))
             self.lines = self.path.open("a", encoding="utf-8")
             board = str(self.path.with_name("tensorboard"))
             self.board = SummaryWriter(board, purge_step=self.first_step + 1)

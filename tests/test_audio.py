@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -12,7 +13,17 @@ import soundfile
 import soxr
 
 from gslm import audio
-from gslm.audio import find_audio, read_audio, resolve_inside, stream_audio, write_wav
+from gslm.audio import (
+    find_audio,
+    printable_name,
+    read_audio,
+    read_ids,
+    require_utf8_name,
+    resolve_inside,
+    stream_audio,
+    wav_paths,
+    write_wav,
+)
 from gslm.errors import UserError
 
 
@@ -234,7 +245,9 @@ def test_an_hour_is_streamed_in_bounded_memory(tmp_path):
     assert peak < 12e6  # the hour is 230 MB, a block of 30 s 1.9 MB
 
 
-@pytest.mark.parametrize("relative", ["../out.wav", "a/../../out.wav", "/etc/passwd"])
+@pytest.mark.parametrize(
+    "relative", ["../out.wav", "a/../../out.wav", "a/../b.wav", "/etc/passwd", "", "."]
+)
 def test_paths_that_leave_their_folder_are_refused(tmp_path, relative):
     with pytest.raises(UserError) as error:
         resolve_inside(tmp_path, relative)
@@ -243,9 +256,50 @@ def test_paths_that_leave_their_folder_are_refused(tmp_path, relative):
 
 def test_paths_inside_their_folder_are_resolved(tmp_path):
     assert resolve_inside(tmp_path, "a/b c.wav") == tmp_path / "a" / "b c.wav"
-    (tmp_path / "link").symlink_to("/etc")
-    with pytest.raises(UserError):
-        resolve_inside(tmp_path, "link/passwd")
+
+
+def test_links_to_recordings_elsewhere_are_followed(tmp_path):
+    write_wav(tmp_path / "archive" / "clip.wav", chirp())
+    (tmp_path / "chosen").mkdir()
+    (tmp_path / "chosen" / "link.wav").symlink_to(tmp_path / "archive" / "clip.wav")
+    assert find_audio(tmp_path / "chosen") == ["link.wav"]
+    assert len(read_audio(resolve_inside(tmp_path / "chosen", "link.wav"))) == len(chirp())
+
+
+def test_wav_paths_replace_one_suffix_and_refuse_to_share(tmp_path):
+    paths = wav_paths(tmp_path, ["a/dot.one.flac", "a/dot.two.flac", "plain"])
+    assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
+        "a/dot.one.wav",
+        "a/dot.two.wav",
+        "plain.wav",
+    ]
+    with pytest.raises(UserError) as error:
+        wav_paths(tmp_path, ["a.flac", "b.wav", "a.wav"])
+    one_line(error, "a.flac and a.wav", "rename")
+
+
+def test_lists_of_ids_have_columns_and_comments(tmp_path):
+    (tmp_path / "ids").write_text("\ufeff# made by hand\na/b c.flac\t0123\n\n größe.wav \n")
+    assert read_ids(tmp_path / "ids") == ["a/b c.flac", "größe.wav"]
+    (tmp_path / "latin").write_bytes(b"caf\xe9.wav\n")
+    for name in ("latin", "missing"):
+        with pytest.raises(UserError) as error:
+            read_ids(tmp_path / name)
+        one_line(error, name)
+
+
+def test_names_that_are_not_utf8_are_found_and_told(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.wav")).write_bytes(b"audio")
+    (name,) = find_audio(tmp_path)
+    assert printable_name(name) == "caf\\xe9.wav"
+    with pytest.raises(UserError) as error:
+        require_utf8_name(name)
+    one_line(error, "caf\\xe9.wav", "not valid UTF-8")
+    for use in (lambda: read_audio(tmp_path / name), lambda: write_wav(tmp_path / name, chirp())):
+        with pytest.raises(UserError) as error:
+            use()
+        one_line(error, "caf\\xe9.wav", "not valid UTF-8")
+    require_utf8_name("größe \\xe9.wav")
 
 
 def test_written_audio_reads_back_and_is_16_bit(tmp_path):

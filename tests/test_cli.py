@@ -162,6 +162,9 @@ def test_wrong_options(tmp_path, tiny_bundle, capsys, monkeypatch):
         (["compose"], "compose"),
         (["continue", *speech, "--temperature", "-1"], "temperature"),
         (["continue", *speech, "--top-p", "0"], "top_p"),
+        (["continue", *speech, "--max-seconds", "nan"], "max_seconds"),
+        (["continue", *speech, "--prompt-seconds", "inf"], "prompt_seconds"),
+        (["continue", *speech, "--min-seconds", "-1"], "min_seconds"),
     ]:
         fails_in_one_line(words, capsys, monkeypatch, word)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,6 +164,11 @@ def test_the_split_is_known_before_anything_is_encoded(tmp_path):
     assert held_out_by_hash(ids) == {found.id for found in corpus_rows}
 
 
+def test_a_split_can_be_planned_over_names_that_are_not_utf8():
+    ids = [os.fsdecode(b"caf\xe9.wav"), *(f"{i}.wav" for i in range(9))]
+    assert len(held_out_by_hash(ids)) == 5
+
+
 def test_a_given_split_is_kept(tmp_path):
     found = build(tmp_path, [f"{i}.wav" for i in range(9)], held_out=["3.wav", "absent.wav"])
     assert [r.id for r in found.rows("held_out")] == ["3.wav"]
@@ -221,6 +227,17 @@ def test_folders_that_are_no_corpus_are_one_line(tmp_path):
     with pytest.raises(UserError) as error:
         Corpus.open(tmp_path / "c")
     one_line(error, "lacks 'n_rows'")
+
+
+def test_what_a_killed_run_left_is_removed_at_the_start_alone(tmp_path):
+    build(tmp_path, ["a.wav"])
+    left = tmp_path / ".units-00001.parquet.123.tmp"
+    left.write_bytes(b"PAR1")
+    writer = CorpusWriter(tmp_path, FINGERPRINT, SOURCE)
+    assert left.exists()  # a worker's writer must not touch what another worker writes
+    writer.remove_unfinished()
+    assert not left.exists()
+    assert len(Corpus.open(tmp_path)) == 1
 
 
 def test_a_full_disk_leaves_finished_shards(tmp_path, monkeypatch):

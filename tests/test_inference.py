@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,13 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from gslm import audio
 from gslm.audio import find_audio, read_audio
-from gslm.bundle import read_json, write_json, write_manifest
+from gslm.bundle import read_json, read_tensors, write_json, write_manifest, write_tensors
 from gslm.errors import UserError
 from gslm.inference import continue_files, resynthesize_files
 from gslm.speech_lm import SpeechLM
 from gslm.types import Units
+from gslm.ulm import UnitLM
+from gslm.ulm.model import Decoder
 from gslm.units.encode import encode_corpus
 from tests.conftest import N_UNITS, save_vocoder, sweep
 
@@ -71,14 +76,75 @@ def test_a_mixed_folder_is_resynthesised(mixed_audio, tiny_bundle, tmp_path, cap
     assert f"{len(GOOD)} of {len(GOOD) + len(BAD)} files done" in told
 
 
-def test_what_was_spoken_before_is_kept(mixed_audio, tiny_bundle, tmp_path):
-    (tmp_path / "ann").mkdir()
-    (tmp_path / "ann" / "one.wav").write_bytes(b"mine")
-    (tmp_path / "list.txt").write_text("ann/one.wav\n\nbob/one.wav\n")
+def test_what_was_spoken_before_is_kept_and_counted(mixed_audio, tiny_bundle, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("# first\nann/one.wav\n\n")
     resynthesize_files(mixed_audio, tmp_path, tiny_bundle, tmp_path / "list.txt")
+    assert "kept" not in capsys.readouterr().out
+    (tmp_path / "ann" / "one.wav").write_bytes(b"mine")
+    (tmp_path / "list.txt").write_text("ann/one.wav\n\nbob/one.wav\tcolumn\n")
+    resynthesize_files(mixed_audio, tmp_path, tiny_bundle, tmp_path / "list.txt")
+    assert "2 of 2 files done, 1 of them kept from before" in capsys.readouterr().out
     assert (tmp_path / "ann" / "one.wav").read_bytes() == b"mine"
     assert (tmp_path / "bob" / "one.wav").stat().st_size > 1000
     assert len(find_audio(tmp_path)) == 2
+
+
+def test_speech_made_otherwise_is_not_kept(mixed_audio, tiny_bundle, tmp_path):
+    (tmp_path / "list.txt").write_text("ann/one.wav\n")
+    out, ids = tmp_path / "out", tmp_path / "list.txt"
+    resynthesize_files(mixed_audio, out, tiny_bundle, ids)
+    other = copy_of(tiny_bundle, tmp_path)
+    save_vocoder(other / "vocoder", SpeechLM.load(other).fingerprint)
+    for bundle, settings in [
+        (other, {}),
+        (tiny_bundle, {"seed": 1}),
+        (tiny_bundle, {"durations": "predicted"}),
+    ]:
+        with pytest.raises(UserError) as error:
+            resynthesize_files(mixed_audio, out, bundle, ids, **settings)
+        one_line(error, str(out), "another bundle, durations or seed")
+    resynthesize_files(mixed_audio, out, copy_of(tiny_bundle, tmp_path / "moved"), ids)
+    (out / ".gslm.json").unlink()
+    with pytest.raises(UserError) as error:
+        resynthesize_files(mixed_audio, out, tiny_bundle, ids)
+    one_line(error, "one.wav", "nothing says")
+
+
+def test_names_with_dots_stay_apart(tiny_bundle, tmp_path):
+    for name in ("dot.one.flac", "dot.two.flac"):
+        soundfile.write(tmp_path / name, sweep(0.2, 0), 16_000)
+    resynthesize_files(tmp_path, tmp_path / "spoken", tiny_bundle)
+    assert find_audio(tmp_path / "spoken") == ["dot.one.wav", "dot.two.wav"]
+    continue_files(tmp_path / "dot.one.flac", tmp_path / "on", tiny_bundle, max_seconds=0.2)
+    continue_files(tmp_path / "dot.one.flac", tmp_path / "on", tiny_bundle, n=2, max_seconds=0.2)
+    assert find_audio(tmp_path / "on") == ["dot.one-0.wav", "dot.one-1.wav", "dot.one.wav"]
+
+
+def test_a_continuation_never_takes_the_place_of_its_prompt(tiny_bundle, tmp_path):
+    soundfile.write(tmp_path / "a.wav", sweep(0.2, 0), 16_000)
+    before = (tmp_path / "a.wav").read_bytes()
+    with pytest.raises(UserError) as error:
+        continue_files(tmp_path / "a.wav", tmp_path, tiny_bundle, max_seconds=0.2)
+    one_line(error, "a.wav", "written over")
+    continue_files(tmp_path / "a.wav", tmp_path, tiny_bundle, n=2, max_seconds=0.2)
+    assert find_audio(tmp_path) == ["a-0.wav", "a-1.wav", "a.wav"]
+    assert (tmp_path / "a.wav").read_bytes() == before
+
+
+def test_links_are_followed_and_bad_names_are_skipped(tiny_bundle, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "elsewhere.wav", sweep(0.2, 0), 16_000)
+    (tmp_path / "in" / "link.wav").symlink_to(tmp_path / "elsewhere.wav")
+    shutil.copy(tmp_path / "elsewhere.wav", tmp_path / "in" / os.fsdecode(b"caf\xe9.wav"))
+    resynthesize_files(tmp_path / "in", tmp_path / "out", tiny_bundle)
+    assert find_audio(tmp_path / "out") == ["link.wav"]
+    told = capsys.readouterr().out
+    assert "skipped caf\\xe9.wav: its name is not valid UTF-8; rename it" in told
+    assert "1 of 2 files done" in told
+    unit_encoder = SpeechLM.load(tiny_bundle).unit_encoder
+    corpus = encode_corpus(tmp_path / "in", tmp_path / "corpus", unit_encoder, progress=False)
+    assert corpus.skipped() == [("caf\\xe9.wav", "its name is not valid UTF-8; rename it")]
+    assert [row.id for row in corpus.rows()] == ["link.wav"]
 
 
 def test_lists_may_not_leave_the_folder(mixed_audio, tiny_bundle, tmp_path):
@@ -141,6 +207,29 @@ def test_prompts_longer_than_the_context_are_one_line(tiny_bundle, tmp_path):
     one_line(error, "context")
 
 
+def test_only_the_prompt_of_a_long_file_is_read(tiny_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(audio, "_READ_SECONDS", 0.5)
+    waveform = sweep(4.0, 3)
+    waveform[48_000:] = np.nan  # reading this far would be an error
+    soundfile.write(tmp_path / "long.wav", waveform, 16_000, subtype="FLOAT")
+    model = SpeechLM.load(tiny_bundle)
+    settings = {"prompt_seconds": 0.7, "max_seconds": 0.2}
+    from_file = model.continue_(tmp_path / "long.wav", **settings)[0]
+    from_samples = model.continue_(waveform, **settings)[0]
+    assert from_file.prompt_samples == 35 * 320
+    assert np.array_equal(from_file.waveform, from_samples.waveform)
+    with pytest.raises(UserError, match="NaN"):
+        model.continue_(tmp_path / "long.wav", prompt_seconds=3.5)
+
+
+@pytest.mark.parametrize("name", ["prompt_seconds", "max_seconds", "min_seconds"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_lengths_that_are_none_are_refused(tiny_bundle, name, value):
+    with pytest.raises(UserError) as error:
+        SpeechLM.load(tiny_bundle).continue_(sweep(0.2, 0), **{name: value})
+    one_line(error, name)
+
+
 def test_waveforms_that_are_wrong_are_one_line(tiny_bundle):
     model = SpeechLM.load(tiny_bundle)
     for wrong, word in [
@@ -173,6 +262,25 @@ def test_a_bundle_whose_stages_disagree_is_refused(tiny_bundle, tmp_path):
     with pytest.raises(UserError) as error:
         SpeechLM.load(bundle)
     one_line(error, "/units", "/vocoder", "log-mel", "mfcc")
+
+
+def test_a_tokenizer_or_centroids_of_another_bundle_are_refused(tiny_bundle, tmp_path):
+    fingerprint = SpeechLM.load(tiny_bundle).fingerprint
+    bundle = copy_of(tiny_bundle, tmp_path)
+    config = replace(SpeechLM.load(bundle).ulm.config, n_pieces=N_UNITS + 4)
+    UnitLM(config, Decoder(config), fingerprint).save(bundle / "ulm")
+    with pytest.raises(UserError) as error:
+        SpeechLM.load(bundle)
+    one_line(error, "12 tokens", "makes 8")
+    bundle = copy_of(tiny_bundle, tmp_path / "second")
+    centroids = read_tensors(bundle / "units" / "centroids.safetensors")
+    write_tensors(bundle / "units" / "centroids.safetensors", centroids, torch.float16)
+    assert SpeechLM.load(bundle).fingerprint == fingerprint
+    centroids["centroids"] = centroids["centroids"].flip(0)
+    write_tensors(bundle / "units" / "centroids.safetensors", centroids)
+    with pytest.raises(UserError) as error:
+        SpeechLM.load(bundle)
+    one_line(error, "centroids.safetensors", fingerprint.centroids_hash)
 
 
 @pytest.mark.parametrize(
@@ -253,4 +361,4 @@ def test_an_output_that_cannot_be_written_stops_the_work(tiny_bundle, tmp_path):
     told = done.stderr.strip().splitlines()[-1]
     assert told.startswith(f"gslm: {tmp_path / 'out' / 'b.wav'}: cannot write audio")
     assert "free some space" in told
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.wav"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".gslm.json", "a.wav"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -13,13 +14,15 @@ import soundfile
 import torch
 
 from gslm import cli, spectral
-from gslm.audio import read_audio
+from gslm.audio import find_audio, read_audio
 from gslm.bundle import check_bundle, read_json
+from gslm.corpus import Corpus, held_out_by_hash
 from gslm.errors import UserError
 from gslm.pipeline import BundleSettings, train_bundle
 from gslm.settings import load_settings
 from gslm.speech_lm import SpeechLM
 from gslm.ulm.train import UnitLMTask
+from gslm.units.fit import fit_units
 from gslm.vocoder.generator_task import GeneratorTask
 from tests.conftest import sweep
 
@@ -146,11 +149,99 @@ def test_the_bundle_is_whole_and_in_use(uninterrupted, recordings):
 
 def test_other_settings_may_not_go_on_in_its_folder(uninterrupted, recordings, config):
     before = weights(uninterrupted)
-    with pytest.raises(UserError, match="other settings or audio"):
+    with pytest.raises(UserError, match="other settings, audio or held-out"):
         train_bundle(
             recordings, uninterrupted, load_settings(BundleSettings, config, ["units.k=9"])
         )
     assert weights(uninterrupted) == before
+
+
+def test_all_stages_keep_the_same_recordings_from_training(
+    recordings, config, tmp_path, monkeypatch
+):
+    def fit(_root, ids, *_arguments, **_options):
+        fitted.extend(ids)
+        return fit_units(_root, ids, *_arguments, **_options)
+
+    def stop(*_arguments):
+        raise KeyboardInterrupt
+
+    # The unreadable ones count for the split as well: half of all, not half of the readable.
+    audio = shutil.copytree(recordings, tmp_path / "audio")
+    for i in range(8):
+        (audio / f"text {i}.wav").write_text("not audio")
+    fitted: list[str] = []
+    monkeypatch.setattr("gslm.pipeline.fit_units", fit)
+    monkeypatch.setattr("gslm.pipeline._make_language_model", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_bundle(audio, tmp_path / "bundle", load_settings(BundleSettings, config))
+    kept = held_out_by_hash(find_audio(audio))
+    corpus = Corpus.open(tmp_path / "bundle.work" / "corpus")
+    assert set(fitted) == set(find_audio(audio)) - kept
+    assert {row.id for row in corpus.rows("held_out")} == kept & {row.id for row in corpus.rows()}
+
+
+@pytest.mark.parametrize("sizes", [[500], [4], [8], [500, 12]])
+def test_a_bpe_that_cannot_be_had_is_passed_over(
+    sizes, recordings, config, tmp_path, monkeypatch, capsys
+):
+    def stop(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gslm.pipeline.train_vocoder", stop)
+    output = tmp_path / "bundle"
+    with pytest.raises(KeyboardInterrupt):
+        train_bundle(
+            recordings,
+            output,
+            load_settings(BundleSettings, config, [f"tokenizer.bpe_sizes={sizes}"]),
+        )
+    told = capsys.readouterr().out
+    plain, passed_over, *rest = read_json(tmp_path / "bundle.work" / "tokenizers.json")
+    assert plain["tokens"] == "plain units"
+    assert plain["held_out_bits_per_second"] > 0
+    assert passed_over["tokens"] == f"BPE of {sizes[0]}"
+    reason = "cannot fill" if sizes[0] == 500 else "not more than the 8 units"
+    assert reason in passed_over["passed_over"]
+    assert f"BPE of {sizes[0]}: passed over: {passed_over['passed_over']}" in told
+    # Another size is still tried.
+    assert [row["tokens"] for row in rest] == [f"BPE of {size}" for size in sizes[1:]]
+    assert all("held_out_bits_per_second" in row for row in rest)
+    assert (output / "ulm" / "config.json").is_file()
+
+
+def test_another_held_out_list_may_not_go_on(recordings, config, tmp_path, monkeypatch):
+    def stop(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gslm.pipeline._make_units", stop)
+    settings, output = load_settings(BundleSettings, config), tmp_path / "bundle"
+    first = ["clip 01.wav", "clip 02.wav"]
+    for same in (first, first[::-1]):
+        with pytest.raises(KeyboardInterrupt):
+            train_bundle(recordings, output, settings, same)
+    for other in (["clip 01.wav"], None):
+        with pytest.raises(UserError, match="held-out recordings; choose another output"):
+            train_bundle(recordings, output, settings, other)
+
+
+def test_unusable_held_out_lists_and_workers_are_refused_before_any_work(
+    recordings, config, tmp_path
+):
+    settings, output = load_settings(BundleSettings, config), tmp_path / "bundle"
+    unknown = [f"elsewhere/{i}.wav" for i in range(5)]
+    for held_out, workers, told in (
+        (["clip 01.wav", *unknown], 1, "5 of 6 held-out ids .*elsewhere/0.wav.*elsewhere/2.wav, …"),
+        (["clip 1.wav"], 1, r"1 of 1 held-out ids .*\(clip 1.wav\)"),
+        ([], 1, "no held-out recordings"),
+        (find_audio(recordings), 1, "no training recordings"),
+        (None, 0, "0 workers"),
+        (None, -1, "-1 workers"),
+    ):
+        with pytest.raises(UserError, match=told) as error:
+            train_bundle(recordings, output, settings, held_out, workers)
+        assert "\n" not in str(error.value)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_bundle_without_its_run_is_not_mixed_with_another(tmp_path, recordings, config):

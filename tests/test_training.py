@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gslm import checkpoints
 from gslm.errors import UserError
 from gslm.training import TrainingConfig, TrainingInterruptedError, learning_rate_factor, train
+from gslm.training_log import TrainingLog
 
 CONFIG = TrainingConfig(
     steps=12,
@@ -151,6 +152,28 @@ def test_a_killed_run_replays_from_its_checkpoint(tmp_path):
     train(Regression(), CONFIG, killed, "killed")
     _assert_same_log(killed, whole)
     assert [p.name for p in killed.glob("*checkpoint*")] == ["checkpoint-00000012"]
+
+
+def test_a_full_disk_on_resuming_leaves_the_old_log(tmp_path, monkeypatch):
+    with TrainingLog(tmp_path, 0, active=True) as log:
+        for step in (1, 2, 3):
+            log.write(step, 1.0, {"loss": 0.5})
+    before = (tmp_path / "log.jsonl").read_text()
+
+    def full(path, text, **_settings):
+        with path.open("w") as file:
+            file.write(text[:5])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match=r"log\.jsonl: cannot write") as error:
+        TrainingLog(tmp_path, 2, active=True).__enter__()
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "log.jsonl").read_text() == before
+    monkeypatch.undo()
+    with TrainingLog(tmp_path, 2, active=True):
+        pass
+    assert [json.loads(row)["step"] for row in (tmp_path / "log.jsonl").open()] == [1, 2]
 
 
 def test_accumulated_micro_batches_equal_one_large_batch(tmp_path):

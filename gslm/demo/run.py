@@ -10,7 +10,7 @@ import time
 from importlib.resources import files
 from pathlib import Path
 
-from gslm.audio import SAMPLE_RATE, read_audio, write_wav
+from gslm.audio import SAMPLE_RATE, read_audio, read_ids, write_wav
 from gslm.demo.picture import draw_demo
 from gslm.pretrained import EMBEDDED_BUNDLE
 from gslm.speech_lm import SpeechLM
@@ -57,7 +57,6 @@ def retrain(bundle: Path) -> Path:
 
     bundle: folder to write. Returns it. The settings are `settings.toml` beside this file.
     """
-    from gslm.inference import read_ids
     from gslm.pipeline import BundleSettings, train_bundle
     from gslm.plan import print_plan
     from gslm.recipes.prompts_data import build_prompts

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from gslm import audio
 from gslm.audio import AUDIO_EXTENSIONS, find_audio
 from gslm.errors import UserError
 
@@ -57,9 +58,8 @@ def read_transcripts(path: Path) -> dict[str, str]:
 
 
 def read_ids(path: Path) -> list[str]:
-    """Read clip ids, the first column of each line; `#` starts a comment."""
-    lines = (line.split("\t")[0].strip() for line in _lines(path))
-    return [clip_id(line) for line in lines if line and not line.startswith("#")]
+    """Clip ids of a list file, which `gslm.audio.read_ids` describes."""
+    return [clip_id(id_) for id_ in audio.read_ids(path)]
 
 
 def collect_clips(

@@ -102,17 +102,23 @@ def require_other_weights(judge: Judge, fingerprint: Fingerprint) -> None:
     """Raise a `UserError` where a bundle's units come from the judge's own encoder.
 
     Compares the fingerprint's hash with the one of the judge's first layers, so that renamed
-    copies are found as well. A recognizer that judges speech made from its own features would
-    forgive what only it can hear.
+    copies are found as well. A judge whose weights cannot be compared, such as one stored in int8,
+    is refused too. A recognizer that judges speech made from its own features would forgive what
+    only it can hear.
     """
     if fingerprint.encoder != "whisper":
         return
-    from gslm.units.encoders import load_whisper
+    from gslm.units.encoders import NoSuchLayerError, load_whisper
 
     try:
         encoder = load_whisper(judge.folder, fingerprint.layer)
-    except UserError:  # fewer layers than the units' encoder: another model
+    except NoSuchLayerError:  # fewer layers than the units' encoder: another model
         return
+    except UserError as error:
+        raise UserError(
+            f"judge {judge.name}: cannot tell whether the units come from this model ({error}); "
+            "name another with --judge"
+        ) from None
     if encoder.weights_hash == fingerprint.weights_hash:
         raise UserError(
             f"judge {judge.name} is the model that the units come from [{fingerprint}]; "

@@ -80,11 +80,6 @@ class NGramModel:
             for context, token in _events(sequence, self.order)
         )
 
-    def nats_per_token(self, sequences: Sequence[Sequence[int]]) -> float:
-        """Mean negative log-likelihood over all units and ends of `sequences`."""
-        n_tokens = sum(len(sequence) + 1 for sequence in sequences)
-        return -sum(self.score(sequence) for sequence in sequences) / n_tokens
-
 
 def _events(sequence: Sequence[int] | NDArray, order: int) -> Iterator[tuple[Context, int]]:
     """Each token of a sequence, and its end, with the `order` - 1 tokens before it."""

@@ -53,7 +53,9 @@ def train(
     opened = Corpus.open(corpus)
     sequences, held_out = _units(opened, "train"), _units(opened, "held_out")
     defaults = UnitLMTraining()
-    training = replace(defaults.training, seed=seed, steps=steps or defaults.training.steps)
+    training = replace(
+        defaults.training, seed=seed, steps=defaults.training.steps if steps is None else steps
+    )
     config = replace(
         defaults,
         size=size,
@@ -131,7 +133,9 @@ def sample(
         raise UserError(
             f"sample: prompt {prompt!r} is not unit ids between spaces, as in --prompt '17 4 133'"
         ) from None
-    continuations = UnitLM.load(model).sample(
+    lm = UnitLM.load(model)
+    _require_units(lm, model)
+    continuations = lm.sample(
         [units] * n_samples,
         max_tokens,
         min_tokens=min_tokens,
@@ -146,20 +150,20 @@ def sample(
 
 
 def _units(corpus: Corpus, split: str) -> list[TokenArray]:
-    """Unit sequences of a split; recordings without units are left out."""
-    return [row.units for row in corpus.rows(split) if len(row.units)]
+    """De-duplicated unit sequences of a split; recordings without units are left out."""
+    return [corpus.units(row).deduplicated().ids for row in corpus.rows(split) if len(row.units)]
 
 
 def _batches(
     corpus: Corpus, split: str, size: int = 1024
 ) -> Iterator[tuple[list[str], list[TokenArray]]]:
-    """Ids and units of `size` recordings at a time, so that memory is bounded."""
+    """Ids and de-duplicated units of `size` recordings at a time, so that memory is bounded."""
     rows = (row for row in corpus.rows(split) if len(row.units))
     ids: list[str] = []
     sequences: list[TokenArray] = []
     for row in rows:
         ids.append(row.id)
-        sequences.append(row.units)
+        sequences.append(corpus.units(row).deduplicated().ids)
         if len(ids) == size:
             yield ids, sequences
             ids, sequences = [], []
@@ -168,9 +172,11 @@ def _batches(
 
 
 def _require_units(lm: UnitLM, folder: Path) -> None:
-    """Refuse a uLM of BPE pieces, whose tokens are not a corpus' units."""
+    """Refuse a uLM of BPE pieces, whose tokens are not units."""
     if lm.config.n_pieces != lm.fingerprint.vocabulary_size:
         raise UserError(
             f"{folder}: was trained on {lm.config.n_pieces} BPE pieces of "
-            f"{lm.fingerprint.vocabulary_size} units; score through its bundle instead"
+            f"{lm.fingerprint.vocabulary_size} units, which only its bundle's tokenizer "
+            "knows; in Python SpeechLM.load(bundle).score([...]) scores recordings, and "
+            "`gslm continue -b bundle` samples"
         )

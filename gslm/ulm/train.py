@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,38 +74,42 @@ def train_ulm(
     train_sequences, held_out_sequences: arrays (n,) int32 of pieces from 0 to
     vocabulary_size - 1; fingerprint: of the units; folder: checkpoints, log and resolved
     settings; a run found there goes on. Held-out loss is nats a token, ends included, under
-    `held_out_loss` in the log. Raises `UserError` for empty or foreign sequences,
-    and for a folder that holds the run of another model.
+    `held_out_loss` in the log. Raises `UserError` for empty or foreign sequences, and, before
+    anything is overwritten, for a folder that holds a run of other settings or sequences.
     """
     check_pieces(train_sequences, vocabulary_size, "uLM training set")
     check_pieces(held_out_sequences, vocabulary_size, "uLM held-out set")
     decoder = preset(config.size, vocabulary_size, context=config.context, dropout=config.dropout)
-    _write_settings(Path(folder) / "settings.json", config, decoder, fingerprint)
+    settings = {
+        "ulm": config_to_json(config),
+        "decoder": config_to_json(decoder),
+        "fingerprint": fingerprint.to_json(),
+        "train_hash": _sequences_hash(train_sequences),
+        "held_out_hash": _sequences_hash(held_out_sequences),
+    }
+    _claim(Path(folder) / "settings.json", settings)
     task = UnitLMTask(train_sequences, held_out_sequences, decoder, config)
     train(task, config.training, folder, "uLM")
     return UnitLM(decoder, task.model.eval(), fingerprint)
 
 
-def _write_settings(
-    path: Path, config: UnitLMTraining, decoder: DecoderConfig, fingerprint: Fingerprint
-) -> None:
-    """Write the resolved settings; refuse a folder whose run they cannot go on with."""
-    settings = {
-        "ulm": config_to_json(config),
-        "decoder": config_to_json(decoder),
-        "fingerprint": fingerprint.to_json(),
-    }
-    if path.is_file():
-        found = read_json(path)
-        same = isinstance(found, dict) and all(
-            found.get(key) == settings[key] for key in ("decoder", "fingerprint")
+def _claim(path: Path, settings: dict[str, Any]) -> None:
+    """Write the resolved settings; refuse a folder whose run is not theirs."""
+    if path.is_file() and read_json(path) != settings:
+        raise UserError(
+            f"{path.parent}: holds the training of another uLM (other settings, a changed number "
+            "of steps counts, or other recordings); choose a new folder or delete this one"
         )
-        if not same:
-            raise UserError(
-                f"{path.parent}: holds the training of another uLM (other size, dropout or units); "
-                "choose a new folder or delete this one"
-            )
     write_json(path, settings)
+
+
+def _sequences_hash(sequences: Sequence[TokenArray]) -> str:
+    """First 16 hex digits of the SHA-256 over the lengths and tokens, in order."""
+    digest = hashlib.sha256()
+    for sequence in sequences:
+        digest.update(len(sequence).to_bytes(8, "little"))
+        digest.update(np.asarray(sequence, dtype="<i4").tobytes())
+    return digest.hexdigest()[:16]
 
 
 class UnitLMTask:

@@ -25,7 +25,7 @@ def fit(
     layer: Annotated[int, Parameter(help="Whisper's layer, counted from 1.")] = 3,
     k: Annotated[int, Parameter(help="Number of units.")] = 200,
     normalization: Literal["auto", "none", "frame", "global", "utterance"] = "auto",
-    max_hours: Annotated[float, Parameter(help="Audio that k-means sees, in hours.")] = 5.5,
+    max_hours: Annotated[float, Parameter(help="Audio that k-means sees, in hours.")] = 5.0,
     seed: int = 0,
     half: Annotated[bool, Parameter(help="Store the encoder in half precision.")] = False,
 ) -> None:
@@ -36,9 +36,9 @@ def fit(
     from gslm.audio import find_audio
     from gslm.pretrained import whisper_tiny_en
     from gslm.units.encoders import load_encoder
-    from gslm.units.encoders.base import FRAME_RATE
-    from gslm.units.fit import fit_units
+    from gslm.units.fit import fit_units, frames_in_hours
 
+    max_frames = frames_in_hours(max_hours)  # before a model is fetched
     source = whisper_tiny_en() if encoder == "tiny.en" else encoder
     speech_encoder = load_encoder(source, layer)
     print(f"{encoder}: learned from {speech_encoder.learned_from}")
@@ -49,7 +49,7 @@ def fit(
         k,
         seed,
         normalization=normalization,
-        max_frames=round(max_hours * 3600 * FRAME_RATE),
+        max_frames=max_frames,
     )
     units.save(output, half=half)
     print(f"{output}: {units.fingerprint}")

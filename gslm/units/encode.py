@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from gslm.audio import find_audio, stream_audio
+from gslm.audio import find_audio, printable_name, stream_audio
 from gslm.corpus import Corpus, CorpusRow, CorpusWriter
 from gslm.errors import UserError
 from gslm.types import Units
@@ -85,6 +85,7 @@ def encode_corpus(
         threads=threads,
     )
     writer = CorpusWriter(job.folder, unit_encoder.fingerprint, job.source)
+    writer.remove_unfinished()
     n_shards = -(-len(ids) // shard_size)
     missing = [index for index in range(n_shards) if not writer.has_shard(index)]
     done = (n_shards - len(missing)) * shard_size
@@ -217,9 +218,9 @@ def _source(root: Path, ids: list[str], shard_size: int, deduplicate: bool) -> d
     for id_ in ids:
         path = root / id_
         size = path.stat().st_size if path.is_file() else -1
-        digest.update(f"{id_}\0{size}\n".encode())
+        digest.update(f"{id_}\0{size}\n".encode("utf-8", "surrogateescape"))
     return {
-        "root": root.resolve().name,
+        "root": printable_name(root.resolve().name),
         "n_files": len(ids),
         "files_hash": digest.hexdigest()[:16],
         "shard_size": shard_size,

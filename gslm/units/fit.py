@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from gslm.audio import stream_audio
 from gslm.errors import UserError
 from gslm.units.chunking import encode_clips, encode_stream
-from gslm.units.encoders import SpeechEncoder
+from gslm.units.encoders import FRAME_RATE, SpeechEncoder
 from gslm.units.normalization import (
     FeatureStatistics,
     check_normalization,
@@ -28,8 +29,15 @@ from gslm.units.recordings import Skipped, clip_groups, reason_without_path
 from gslm.units.unit_encoder import UnitEncoder
 
 _BLOCK_ROWS = 20_000
-MAX_FRAMES = 1_000_000
-"""Frames that k-means sees by default: 5.5 hours, taken from recordings in random order."""
+MAX_FRAMES = 900_000
+"""Frames that k-means sees by default: 5 hours, taken from recordings in random order."""
+
+
+def frames_in_hours(max_hours: float) -> int:
+    """Frames of so many hours of audio, at least one; raises `UserError` unless above 0."""
+    if not (math.isfinite(max_hours) and max_hours > 0):
+        raise UserError(f"max-hours {max_hours}: give a number of hours above 0, such as 5")
+    return max(1, round(max_hours * 3600 * FRAME_RATE))
 
 
 def fit_units(

@@ -10,7 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gslm.audio import SAMPLE_RATE, resolve_inside, stream_audio
+from gslm.audio import (
+    SAMPLE_RATE,
+    printable_name,
+    require_utf8_name,
+    resolve_inside,
+    stream_audio,
+)
 from gslm.errors import UserError
 
 LONG_SECONDS = 60.0
@@ -19,7 +25,7 @@ LONG_SECONDS = 60.0
 _GROUP_SAMPLES = 600 * SAMPLE_RATE  # 38 MB of float32
 
 Skipped = list[tuple[str, str]]
-"""(id, reason) of recordings that could not be read."""
+"""(id, reason) of recordings that could not be read; ids in `printable_name`'s spelling."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ def clip_groups(root: str | Path, ids: Sequence[str], skipped: Skipped) -> Itera
         try:
             clip = _read(root, id_)
         except UserError as error:
-            skipped.append((id_, reason_without_path(error, root, id_)))
+            skipped.append((printable_name(id_), reason_without_path(error, root, id_)))
             continue
         if clip.waveform is None:
             yield [clip]
@@ -63,10 +69,12 @@ def clip_groups(root: str | Path, ids: Sequence[str], skipped: Skipped) -> Itera
 def reason_without_path(error: UserError, root: str | Path, id_: str) -> str:
     """The error's text about a recording, without the path, which the id gives already."""
     path = str(Path(root) / id_)
-    return str(error).removeprefix(f"{path}: ").replace(path, id_)
+    text = str(error).removeprefix(f"{path}: ").removeprefix(f"{printable_name(id_)}: ")
+    return text.replace(path, id_)
 
 
 def _read(root: str | Path, id_: str) -> Clip:
+    require_utf8_name(id_)
     path = resolve_inside(root, id_)
     blocks = stream_audio(path, block_seconds=LONG_SECONDS)
     first = next(blocks)

@@ -169,7 +169,11 @@ class UnitEncoder:
 
     @classmethod
     def load(cls, folder: str | Path) -> UnitEncoder:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises `UserError` where a file is missing or damaged, or the centroids are not those of
+        the fingerprint.
+        """
         folder = Path(folder)
         where = folder / "config.json"
         config = config_from_json(_FolderConfig, read_json(where), where)
@@ -184,7 +188,15 @@ class UnitEncoder:
         if {"mean", "deviation"} <= set(quantizer):
             statistics = FeatureStatistics(quantizer["mean"], quantizer["deviation"])
         fingerprint = Fingerprint.from_json(config.fingerprint, str(where))
-        return cls(encoder, quantizer["centroids"], config.normalization, statistics, fingerprint)
+        loaded = cls(encoder, quantizer["centroids"], config.normalization, statistics, fingerprint)
+        found = tensors_hash(loaded._quantizer_tensors())
+        if (found, loaded.n_units) != (fingerprint.centroids_hash, fingerprint.vocabulary_size):
+            raise UserError(
+                f"{folder / 'centroids.safetensors'}: holds {loaded.n_units} centroids of hash "
+                f"{found}, but config.json names {fingerprint.vocabulary_size} of "
+                f"{fingerprint.centroids_hash}; copy both from one bundle"
+            )
+        return loaded
 
     def _units(self, parts: list[NDArray[np.int32]]) -> Units:
         return Units(np.concatenate(parts), None, self.fingerprint)

@@ -95,7 +95,7 @@ def synthesize(
     """
     from tqdm import tqdm
 
-    from gslm.audio import resolve_inside, write_wav
+    from gslm.audio import wav_paths, write_wav
     from gslm.corpus import Corpus
     from gslm.errors import UserError
     from gslm.vocoder import Vocoder
@@ -105,7 +105,19 @@ def synthesize(
     folder = vocoder / "vocoder" if (vocoder / "vocoder").is_dir() else vocoder
     model, source = Vocoder.load(folder), Corpus.open(corpus)
     model.fingerprint.require_same(source.fingerprint, str(folder), str(corpus))
-    for row in tqdm(source.rows(split), desc="speaking", unit="clip"):
-        path = resolve_inside(output, row.id).with_suffix(".wav")
-        if len(row.units) and not path.exists():
+    # Before any work: two rows of one file are refused, and only the ids of all are in memory.
+    paths = wav_paths(output, [row.id for row in source.rows(split)])
+    made = kept = 0
+    rows = tqdm(source.rows(split), desc="speaking", unit="clip", total=len(paths))
+    for row, path in zip(rows, paths, strict=True):
+        if path.exists():
+            kept += 1
+        elif len(row.units):
             write_wav(path, model.synthesize(source.units(row), durations == "predicted", seed))
+            made += 1
+    empty = len(paths) - made - kept
+    print(
+        f"{output}: {made + kept} of {len(paths)} recordings spoken"
+        + (f", {kept} of them kept from before" if kept else "")
+        + (f", {empty} without units left out" if empty else "")
+    )

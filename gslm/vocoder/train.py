@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from gslm.bundle import read_json, write_json
 from gslm.corpus import Corpus
 from gslm.errors import UserError
+from gslm.settings import to_toml
 from gslm.training import train
 from gslm.vocoder.data import Clips, prepare_clips
 from gslm.vocoder.discriminators import DiscriminatorConfig
@@ -39,9 +41,11 @@ def train_vocoder(
     own unit encoder, for more views of the audio (see `gslm.vocoder.views`); features: of the
     same encoder, for the consistency loss. Prints what a step
     of the generator's training costs before it starts. Raises `UserError` where audio is missing
-    or a side of the split is empty.
+    or a side of the split is empty, and, before anything is written, where the folder holds the
+    run of another corpus or of other settings.
     """
     folder = Path(folder)
+    _claim(folder, corpus, settings)
     clips = prepare_clips(corpus, audio_root, folder / "clips")
     for held_out in (False, True):
         if not len(clips.select(held_out)):
@@ -52,6 +56,27 @@ def train_vocoder(
     durations, pitch = _train_prosody(clips, settings, folder / "prosody")
     generator = _train_generator(clips, settings, folder / "generator", features)
     return Vocoder(generator, durations, pitch, corpus.fingerprint)
+
+
+def _claim(folder: Path, corpus: Corpus, settings: VocoderTraining) -> None:
+    """Keep beside a run what it is made of; another may not go on from its checkpoints.
+
+    Shapes alone would let it: they are the same for any corpus of as many units.
+    """
+    path = folder / "run.json"
+    identity = {
+        "fingerprint": corpus.fingerprint.to_json(),
+        "corpus": read_json(corpus.folder / "corpus.json"),
+        "settings": to_toml(settings),
+    }
+    # Without checkpoints there is nothing to mix: clips and views know what they were made of.
+    begun = any((folder / stage).exists() for stage in ("prosody", "generator"))
+    if begun and not (path.is_file() and read_json(path) == identity):
+        raise UserError(
+            f"{folder}: holds a run with other settings (a changed number of steps counts) or "
+            "another corpus; choose another output or delete this folder"
+        )
+    write_json(path, identity)
 
 
 def _train_prosody(

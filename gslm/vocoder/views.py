@@ -6,14 +6,15 @@ when it is louder, or when there is some noise. Each such view gives other units
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from gslm.audio import Waveform
+from gslm.audio import SAMPLE_RATE, Waveform
 from gslm.bundle import read_json, write_json
 from gslm.errors import UserError
 from gslm.vocoder.data import Clips
@@ -22,7 +23,24 @@ from gslm.vocoder.generator import UNIT_HOP
 EncodeFrames = Callable[[Sequence[Waveform]], Sequence[NDArray[np.int32]]]
 """Clips (samples,) to unit frames (ceil(samples / 320),) each."""
 
-_BATCH_CLIPS = 32
+_STRETCH_FRAMES = 60 * SAMPLE_RATE // UNIT_HOP
+"""Longer clips are heard in stretches of a minute, so that memory does not grow with them. What an
+encoder with a context hears, and so the units, may differ at a seam from those of the whole clip:
+a view is another hearing of the sound anyway."""
+_GROUP_FRAMES = 600 * SAMPLE_RATE // UNIT_HOP  # as many as are read at once to make units
+_GROUP_STRETCHES = 32
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Frames of one clip that are heard together: all of them where it is short."""
+
+    clip: int
+    """Number of the clip."""
+    first: int
+    """First frame, counted from the clip's."""
+    n_frames: int
+    """How many."""
 
 
 def add_views(clips: Clips, encode: EncodeFrames, n_views: int, folder: str | Path) -> None:
@@ -53,26 +71,43 @@ def add_views(clips: Clips, encode: EncodeFrames, n_views: int, folder: str | Pa
 
 
 def _write_views(clips: Clips, encode: EncodeFrames, shifts: list[int], path: Path) -> None:
-    numbers = range(len(clips.lengths))
-    groups = [numbers[i : i + _BATCH_CLIPS] for i in range(0, len(numbers), _BATCH_CLIPS)]
+    n_frames = int(clips.starts[-1])
     with (
         path.open("wb") as file,
-        tqdm(total=len(shifts) * len(numbers), desc="other views", unit="clip") as bar,
+        tqdm(total=len(shifts) * n_frames, desc="other views", unit="frame") as bar,
     ):
         for shift in shifts:
-            for group in groups:
-                waveforms = [_perturbed(clips, index, shift) for index in group]
-                for frames in encode(waveforms):
+            for group in _groups(clips):
+                waveforms = [_perturbed(clips, stretch, shift) for stretch in group]
+                for stretch, frames in zip(group, encode(waveforms), strict=True):
                     file.write(np.asarray(frames, dtype=np.int32).tobytes())
-                bar.update(len(group))
+                    bar.update(stretch.n_frames)
 
 
-def _perturbed(clips: Clips, index: int, shift: int) -> Waveform:
-    """A clip begun `shift` samples later, at another loudness, with some noise."""
-    rng = np.random.default_rng([index, shift])
-    first, last = clips.starts[index] * UNIT_HOP, clips.starts[index + 1] * UNIT_HOP
-    waveform = np.zeros(last - first, dtype=np.float32)
-    waveform[: len(waveform) - shift] = clips.audio[first + shift : last] / np.float32(32767)
+def _groups(clips: Clips) -> Iterator[list[_Stretch]]:
+    """All clips in order, in groups of at most 32 stretches and ten minutes."""
+    group: list[_Stretch] = []
+    for clip, length in enumerate(clips.lengths.tolist()):
+        for first in range(0, length, _STRETCH_FRAMES):
+            stretch = _Stretch(clip, first, min(_STRETCH_FRAMES, length - first))
+            held = sum(other.n_frames for other in group)
+            if len(group) == _GROUP_STRETCHES or held + stretch.n_frames > _GROUP_FRAMES:
+                yield group
+                group = []
+            group.append(stretch)
+    if group:
+        yield group
+
+
+def _perturbed(clips: Clips, stretch: _Stretch, shift: int) -> Waveform:
+    """A stretch begun `shift` samples later, at another loudness, with some noise."""
+    # Trailing zeros do not count: a clip's first stretch draws what [clip, shift] would.
+    rng = np.random.default_rng([stretch.clip, shift, stretch.first])
+    first = (int(clips.starts[stretch.clip]) + stretch.first) * UNIT_HOP
+    waveform = np.zeros(stretch.n_frames * UNIT_HOP, dtype=np.float32)
+    end = min(first + shift + len(waveform), int(clips.starts[stretch.clip + 1]) * UNIT_HOP)
+    sound = clips.audio[first + shift : end] / np.float32(32767)
+    waveform[: len(sound)] = sound
     gain = 10 ** (rng.uniform(-12, 3) / 20)
     level = float(np.sqrt(np.mean(waveform**2)) * 10 ** (-rng.uniform(20, 45) / 20))
     noisy = waveform + level * rng.standard_normal(len(waveform), dtype=np.float32)

@@ -78,8 +78,6 @@ def test_every_unit_and_the_end_are_scored_from_the_beginning() -> None:
         + math.log(model.probability((2, 0), EOS))
     )
     assert model.score([2, 0]) == pytest.approx(expected)
-    assert model.nats_per_token([[2, 0]]) == pytest.approx(-expected / 3)
-    assert model.nats_per_token(TRAIN) < math.log(VOCABULARY_SIZE + 1)
 
 
 def test_nothing_to_count_is_one_line() -> None:

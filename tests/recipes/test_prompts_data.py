@@ -2,9 +2,10 @@ import gzip
 
 import numpy as np
 import pytest
+import soundfile
 
 from gslm.audio import find_audio, write_wav
-from gslm.errors import UserError
+from gslm.errors import CannotWriteError, UserError
 from gslm.recipes.prompts_data import (
     build,
     build_prompts,
@@ -104,6 +105,20 @@ def test_a_folder_of_clips_with_lists(fetched, tmp_path):
     with pytest.raises(UserError, match="not empty"):
         build_prompts(fetched, out)
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(fetched, tmp_path, monkeypatch):
+    def full(path, *_arguments, **_settings):
+        path.write_bytes(b"half")
+        raise soundfile.LibsndfileError(2, f"Error opening {str(path)!r}: ")
+
+    monkeypatch.setattr(build.soundfile, "write", full)
+    with pytest.raises(CannotWriteError, match=r"cannot write audio .*free some space") as error:
+        build_prompts(fetched, tmp_path / "out")
+    assert str(error.value).startswith(f"{tmp_path / 'out'}: ")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
 def test_packages_unpacked_by_hand_are_found(fetched, tmp_path):

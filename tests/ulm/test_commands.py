@@ -52,6 +52,23 @@ def test_train_then_score_then_sample(
     assert lines[0] == " ".join(map(str, expected))
 
 
+def test_a_corpus_of_frames_scores_like_one_of_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unit_lm().save(tmp_path / "ulm")
+    frames = np.array([3, 3, 3, 7, 7, 1], np.int32)
+    runs = CorpusRow("a.wav", frames[[0, 3, 5]], np.array([3, 2, 1], np.int32), 1920, "")
+    printed = []
+    for name, row in (("frames", CorpusRow("a.wav", frames, None, 1920, "")), ("runs", runs)):
+        writer = CorpusWriter(tmp_path / name, FINGERPRINT, {"root": "here"})
+        writer.write_shard(0, [row])
+        writer.finish(1, ["a.wav"])
+        commands.score(tmp_path / "ulm", tmp_path / name)
+        printed.append(json.loads(capsys.readouterr().out))
+    assert printed[0] == printed[1]
+    assert printed[0]["n_tokens"] == 4
+
+
 def test_mistakes_are_one_line(corpus: Path, tmp_path: Path) -> None:
     lm = unit_lm()
     lm.fingerprint = replace(FINGERPRINT, encoder="log-mel")
@@ -61,6 +78,8 @@ def test_mistakes_are_one_line(corpus: Path, tmp_path: Path) -> None:
     for run, words in (
         (lambda: commands.score(tmp_path / "other", corpus), "log-mel"),
         (lambda: commands.score(tmp_path / "pieces", corpus), "60 BPE pieces"),
+        (lambda: commands.sample(tmp_path / "pieces"), "60 BPE pieces"),
+        (lambda: commands.train(corpus, output=tmp_path / "x", steps=0), "steps must be at least"),
         (lambda: commands.score(tmp_path / "nowhere", corpus), "no such file"),
         (lambda: commands.sample(tmp_path / "other", prompt="1 two"), "'1 two'"),
         (lambda: commands.sample(tmp_path / "other", prompt="50", max_tokens=9), "50"),

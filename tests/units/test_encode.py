@@ -15,7 +15,7 @@ from gslm.errors import UserError
 from gslm.units import commands
 from gslm.units.encode import encode_corpus
 from gslm.units.encoders import LogMelEncoder, MFCCEncoder
-from gslm.units.fit import fit_units
+from gslm.units.fit import MAX_FRAMES, fit_units, frames_in_hours
 from gslm.units.inspection import report, unit_usage
 
 
@@ -87,6 +87,13 @@ def test_an_interrupted_run_goes_on(audio, units, tmp_path, monkeypatch):
     assert _bytes(tmp_path / "whole") == _bytes(tmp_path / "resumed")
 
 
+def test_a_run_removes_what_a_killed_one_left(audio, units, tmp_path):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / ".units-00000.parquet.1.tmp").write_bytes(b"PAR1")
+    _encode(audio, tmp_path / "c", units)
+    assert not list((tmp_path / "c").glob(".*"))
+
+
 def test_other_settings_do_not_mix_into_a_corpus(audio, units, tmp_path):
     _encode(audio, tmp_path / "c", units)
     with pytest.raises(UserError, match="other audio, units or settings"):
@@ -114,6 +121,24 @@ def test_more_units_than_frames_is_an_error(audio):
     ids = find_audio(audio)
     with pytest.raises(UserError, match="cannot make 500 units"):
         fit_units(audio, ids, LogMelEncoder(), 500, max_frames=300, progress=False)
+
+
+@pytest.mark.parametrize("hours", [float("nan"), float("inf"), 0.0, -1.0])
+def test_hours_that_are_no_length_are_told_before_any_work(hours, tmp_path):
+    with pytest.raises(UserError, match=r"max-hours .*above 0"):
+        commands.fit(tmp_path, output=tmp_path / "u", encoder="mfcc", max_hours=hours)
+
+
+def test_hours_are_counted_in_frames():
+    assert frames_in_hours(5) == MAX_FRAMES == 900_000
+    assert frames_in_hours(1e-9) == 1
+
+
+def test_why_nothing_can_be_fitted_names_the_recording_once(tmp_path):
+    with pytest.raises(UserError) as error:
+        fit_units(tmp_path, ["../11.flac"], MFCCEncoder(), 4, progress=False)
+    assert str(error.value).count("11.flac") == 1
+    assert "leads outside" in str(error.value)
 
 
 def test_usage_counts_by_hand(units):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from gslm.errors import UserError
+from gslm.eval.judge import Judge, require_other_weights
+from gslm.types import Fingerprint
 from gslm.units.encoders import Chunking, LogMelEncoder, MFCCEncoder, load_encoder, n_frames
 from gslm.units.encoders.base import SpeechEncoder
 from gslm.units.encoders.checkpoints import sinusoids
@@ -65,6 +68,25 @@ def test_whisper_reads_a_ctranslate2_folder(whisper, tmp_path):
         theirs, ours = load_encoder(folder, layer), load_encoder(tmp_path, layer)
         assert torch.allclose(theirs([samples])[0], ours([samples])[0], atol=2e-2)
         assert ours.model.config == theirs.model.config
+
+
+def test_quantised_weights_are_refused_not_read_as_numbers(whisper, tmp_path):
+    _write_ctranslate2(whisper[0].encoder, tmp_path / "model.bin", quantised=True)
+    with pytest.raises(UserError, match=r"quantised \(int8\); give a float16") as error:
+        load_encoder(tmp_path, 2)
+    assert "\n" not in str(error.value)
+
+
+def test_a_judge_whose_weights_cannot_be_compared_is_refused(whisper, tmp_path):
+    encoder = load_encoder(whisper[1], 2)
+    own = Fingerprint("whisper", encoder.weights_hash, 2, 50.0, "none", "0" * 16, 200)
+    _write_ctranslate2(whisper[0].encoder, tmp_path / "model.bin", quantised=True)
+    judge = Judge("my-int8", "", "en", tmp_path, None)
+    with pytest.raises(UserError, match=r"my-int8: cannot tell .*quantised") as error:
+        require_other_weights(judge, own)
+    assert "\n" not in str(error.value)
+    require_other_weights(judge, replace(own, layer=4))  # of a deeper model
+    require_other_weights(judge, replace(own, encoder="mfcc", layer=0))
 
 
 def test_truncated_ctranslate2_file_is_a_one_line_error(whisper, tmp_path):
@@ -128,8 +150,8 @@ def test_cosine_transform_is_orthonormal():
     assert torch.allclose(matrix.T @ matrix, torch.eye(40), atol=1e-5)
 
 
-def _write_ctranslate2(encoder, path: Path) -> None:
-    """Write a transformers encoder in CTranslate2's layout, float16."""
+def _write_ctranslate2(encoder, path: Path, quantised: bool = False) -> None:
+    """Write a transformers encoder in CTranslate2's layout, float16 or with int8 matrices."""
     state = encoder.state_dict()
     variables = {"encoder/num_heads": np.array(4, np.int16)}
 
@@ -154,6 +176,11 @@ def _write_ctranslate2(encoder, path: Path) -> None:
         variables[f"encoder/{here}/self_attention/linear_0/weight"] = stacked
         variables[f"encoder/{here}/self_attention/linear_0/bias"] = biases
     variables["encoder/position_encodings/encodings"] = sinusoids(1500, 64)
+    if quantised:
+        for name in [n for n in variables if n.endswith("/weight") and "conv" not in n]:
+            scale = 127 / variables[name].abs().amax(1)
+            variables[name] = (variables[name] * scale[:, None]).round().to(torch.int8)
+            variables[f"{name}_scale"] = scale
     with path.open("wb") as file:
         file.write(
             struct.pack("<IH", 6, 12) + b"WhisperSpec\0" + struct.pack("<II", 3, len(variables))
@@ -162,7 +189,7 @@ def _write_ctranslate2(encoder, path: Path) -> None:
             array = np.asarray(value)
             if array.dtype == np.float32:
                 array = array.astype(np.float16)
-            code = 4 if array.dtype == np.float16 else 2
+            code = {"int8": 1, "int16": 2, "float16": 4}[array.dtype.name]
             encoded = name.encode() + b"\0"
             file.write(struct.pack("<H", len(encoded)) + encoded + struct.pack("<B", array.ndim))
             file.write(struct.pack(f"<{array.ndim}I", *array.shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import re
 import shutil
@@ -115,6 +116,62 @@ def test_interrupted_anywhere_the_result_is_the_same(
         assert _same(train_vocoder(*recordings, settings, tmp_path), trained)
 
 
+def _stopped_run(recordings, settings, folder, monkeypatch) -> None:
+    """A run whose prosody is learned and whose generator is not begun."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("gslm.vocoder.train._train_generator", _interrupt)
+        train_vocoder(*recordings, settings, folder)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("other", ["units", "split", "settings", "steps"])
+def test_a_folder_with_another_run_is_refused_and_left_alone(
+    other, recordings, settings_file, tmp_path, monkeypatch
+):
+    corpus, audio_root = recordings
+    _stopped_run(
+        recordings, load_settings(VocoderTraining, settings_file), tmp_path / "run", monkeypatch
+    )
+    before = _files(tmp_path / "run")
+    changes = {"settings": ["prosody.batch_size=3"], "steps": ["prosody.loop.steps=6"]}
+    if other in ("units", "split"):
+        fingerprint = corpus.fingerprint
+        held_out = {row.id for row in corpus.rows("held_out")}
+        if other == "units":
+            # As many units, so that every checkpoint would load.
+            fingerprint = dataclasses.replace(fingerprint, centroids_hash="f" * 16)
+        else:
+            held_out.pop()
+        writer = CorpusWriter(tmp_path / "corpus", fingerprint, corpus.source)
+        writer.write_shard(0, list(corpus.rows()))
+        corpus = writer.finish(1, held_out)
+    settings = load_settings(VocoderTraining, settings_file, changes.get(other, []))
+    with pytest.raises(UserError, match=r"other settings .* or another corpus") as error:
+        train_vocoder(corpus, audio_root, settings, tmp_path / "run")
+    assert str(tmp_path / "run") in str(error.value)
+    assert _files(tmp_path / "run") == before
+
+
+def test_checkpoints_that_do_not_say_what_they_learned_are_refused(
+    recordings, settings_file, trained, tmp_path, monkeypatch
+):
+    settings = load_settings(VocoderTraining, settings_file)
+    _stopped_run(recordings, settings, tmp_path, monkeypatch)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(UserError, match="delete this folder"):
+        train_vocoder(*recordings, settings, tmp_path)
+    # Prepared clips alone hold nothing that could be mixed.
+    shutil.rmtree(tmp_path / "prosody")
+    assert _same(train_vocoder(*recordings, settings, tmp_path), trained)
+
+
 def test_a_side_of_the_split_without_recordings_is_refused(recordings, settings_file, tmp_path):
     corpus, audio_root = recordings
     rows = list(corpus.rows())[:3]
@@ -139,6 +196,14 @@ def test_the_commands_train_and_speak(recordings, settings_file, tmp_path, capsy
         waveform = read_audio((spoken / row.id).with_suffix(".wav"))
         assert len(waveform) == 320 * corpus.units(row).n_frames
     assert len(list(spoken.rglob("*.wav"))) == len(rows)
+    assert f"{len(rows)} of {len(rows)} recordings spoken" in capsys.readouterr().out
+    commands.synthesize(corpus.folder, vocoder=output, output=spoken, durations="recorded")
+    assert f"{len(rows)} of them kept from before" in capsys.readouterr().out
+    writer = CorpusWriter(tmp_path / "alike", corpus.fingerprint, {})
+    writer.write_shard(0, [dataclasses.replace(rows[0], id=id_) for id_ in ("a.flac", "a.wav")])
+    writer.finish(1)
+    with pytest.raises(UserError, match=r"a\.flac and a\.wav would both"):
+        commands.synthesize(tmp_path / "alike", vocoder=output, output=tmp_path / "x", split="all")
     with pytest.raises(UserError, match="predicted or recorded"):
         commands.synthesize(corpus.folder, vocoder=output, output=spoken, durations="guessed")
 

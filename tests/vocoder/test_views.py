@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gslm.errors import UserError
+from gslm.vocoder import views
 from gslm.vocoder.data import Clips, prepare_clips
 from gslm.vocoder.views import add_views
 
@@ -22,9 +23,11 @@ class _Encoder:
 
     def __init__(self) -> None:
         self.heard: list[np.ndarray] = []
+        self.groups: list[list[int]] = []
 
     def __call__(self, waveforms):
         self.heard += waveforms
+        self.groups.append([len(w) // 320 for w in waveforms])
         return [np.arange(-(-len(w) // 320), dtype=np.int32) for w in waveforms]
 
 
@@ -82,6 +85,46 @@ def test_views_are_kept_for_a_run_that_goes_on(own_clips, tmp_path):
         add_views(own_clips, interrupted, 3, tmp_path / "views")
     add_views(own_clips, _Encoder(), 3, tmp_path / "views")
     assert len(own_clips.views) == 3
+
+
+def test_what_is_heard_at_once_does_not_grow_with_the_clips(
+    own_clips, tmp_path, whole_clip, monkeypatch
+):
+    monkeypatch.setattr(views, "_STRETCH_FRAMES", 25)
+    monkeypatch.setattr(views, "_GROUP_FRAMES", 60)
+    monkeypatch.setattr(views, "_GROUP_STRETCHES", 4)
+    encoder = _Encoder()
+    add_views(own_clips, encoder, 1, tmp_path / "views")
+    lengths = own_clips.lengths.tolist()
+    assert max(lengths) > 60
+    assert all(sum(group) <= 60 and len(group) <= 4 for group in encoder.groups)
+    assert max(map(max, encoder.groups)) == 25
+    # The file holds each clip's frames, its stretches one after the other.
+    ((shift, frames),) = own_clips.views
+    expected = [np.arange(length) % 25 for length in lengths]
+    assert np.array_equal(frames, np.concatenate(expected))
+    # What was heard, joined, is the clip begun later, also over the seams.
+    heard = iter(encoder.heard)
+    for number, length in enumerate(lengths):
+        sound = whole_clip(own_clips, number).audio[0].numpy()
+        later = np.pad(sound[shift:], (0, shift))
+        for first in range(0, length, 25):
+            part, stretch = later[320 * first : 320 * (first + 25)], next(heard)
+            assert len(stretch) == len(part)
+            if np.abs(part).max() > 0.05:
+                assert np.corrcoef(stretch, part)[0, 1] > 0.97
+
+
+def test_the_first_stretch_of_a_long_clip_sounds_as_that_of_a_short_one(
+    own_clips, tmp_path, monkeypatch
+):
+    whole, parts = _Encoder(), _Encoder()
+    add_views(own_clips, whole, 1, tmp_path / "whole")
+    monkeypatch.setattr(views, "_STRETCH_FRAMES", int(own_clips.lengths.min()))
+    add_views(own_clips, parts, 1, tmp_path / "parts")
+    shortest = int(own_clips.lengths.argmin())
+    place = sum(-(-int(n) // int(own_clips.lengths.min())) for n in own_clips.lengths[:shortest])
+    assert np.array_equal(whole.heard[shortest], parts.heard[place])
 
 
 def test_a_folder_that_cannot_be_written_is_named(own_clips, tmp_path):

@@ -12,7 +12,7 @@ import soundfile
 from tqdm import tqdm
 
 from gslm.audio import SAMPLE_RATE, read_audio
-from gslm.errors import UserError
+from gslm.errors import CannotWriteError, UserError
 from gslm.recipes.prompts_data.split import committed_list
 from gslm.recipes.sources import Prompts
 from gslm.recipes.whole_folder import whole_folder
@@ -43,12 +43,20 @@ def build_prompts(prompts: Prompts, output: Path) -> PromptsSummary:
 
     Ids are paths relative to `output` with their suffix, as `gslm.audio.find_audio` gives them.
     Tones, silence, noises and clips under 0.5 s are dropped and listed in `dropped.tsv`. The
-    folder appears whole or not at all; raises `UserError` where `output` holds something else.
+    folder appears whole or not at all; raises `UserError` where `output` holds something else,
+    and its kind `CannotWriteError` where a clip cannot be written, as on a full disk.
     """
-    with whole_folder(output) as scratch:
-        transcripts = read_transcripts(prompts.transcripts)
-        summary = _write_clips(prompts.audio, transcripts, scratch)
-        _write_lists(prompts, transcripts, scratch, summary)
+    try:
+        with whole_folder(output) as scratch:
+            transcripts = read_transcripts(prompts.transcripts)
+            summary = _write_clips(prompts.audio, transcripts, scratch)
+            _write_lists(prompts, transcripts, scratch, summary)
+    except soundfile.LibsndfileError:
+        # libsndfile only says "System error", and names a file in the scratch folder, now gone.
+        raise CannotWriteError(
+            f"{output}: cannot write audio (no room or no permission); free some space or choose "
+            "another folder, then run the same command again"
+        ) from None
     return summary
 
 

@@ -18,7 +18,7 @@ from gslm.units.encoders.base import (
 )
 from gslm.units.encoders.cepstral import LogMelEncoder, MFCCEncoder
 from gslm.units.encoders.checkpoints import load_whisper, whisper_model
-from gslm.units.encoders.whisper import WhisperConfig, WhisperEncoder
+from gslm.units.encoders.whisper import NoSuchLayerError, WhisperConfig, WhisperEncoder
 
 __all__ = [
     "FRAME_RATE",
@@ -26,6 +26,7 @@ __all__ = [
     "Chunking",
     "LogMelEncoder",
     "MFCCEncoder",
+    "NoSuchLayerError",
     "SpeechEncoder",
     "WhisperConfig",
     "WhisperEncoder",

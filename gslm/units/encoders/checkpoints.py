@@ -28,7 +28,8 @@ def load_whisper(
 
     source: a folder with transformers' config.json and model.safetensors, a folder with
     CTranslate2's model.bin, or the name of a model on the Hugging Face Hub. Weights become
-    float32. Raises `UserError` where nothing of the kind is found.
+    float32. Raises `UserError` where nothing of the kind is found or the weights are quantised,
+    and its kind `NoSuchLayerError` where the model has fewer layers.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -152,7 +153,20 @@ def _read_ctranslate2(path: Path, layer: int) -> tuple[WhisperConfig, dict[str, 
         n_layers=n_layers,
         layer=layer,
     )
+    _require_float_weights(variables, path)
     return config, _transformers_names(variables, config, path)
+
+
+def _require_float_weights(variables: dict[str, Tensor], path: Path) -> None:
+    # Quantised weights are rounded: with their scales they would still make other units than the
+    # model that they were made from, and no hash would tell that it is the same model.
+    for name, values in variables.items():
+        if name.endswith("/weight") and not values.is_floating_point():
+            kind = str(values.dtype).removeprefix("torch.")
+            raise UserError(
+                f"{path}: the weights are quantised ({kind}); give a float16 or float32 "
+                "conversion, or a transformers folder"
+            )
 
 
 def _transformers_names(

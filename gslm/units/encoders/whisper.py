@@ -24,6 +24,10 @@ _N_FFT = 400
 _MEL_HOP = 160
 
 
+class NoSuchLayerError(UserError):
+    """The model has fewer layers than the one that was asked for."""
+
+
 @dataclass(frozen=True)
 class WhisperConfig:
     """Sizes of a Whisper encoder."""
@@ -45,7 +49,7 @@ class WhisperConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.layer <= self.n_layers:
-            raise UserError(
+            raise NoSuchLayerError(
                 f"whisper: there is no layer {self.layer}; choose one from 1 to {self.n_layers}"
             )
 
