@@ -132,18 +132,9 @@ def _for_each(
 
 def _made_with(model: SpeechLM, durations: str, seed: int) -> dict[str, Any]:
     """All that the sound of a recording's resynthesis depends on."""
-    weights = (
-        {}
-        if model.vocoder is None
-        else {
-            f"{part}.{name}": tensor
-            for part in ("generator", "durations", "pitch")
-            for name, tensor in getattr(model.vocoder, part).state_dict().items()
-        }
-    )
     return {
         "units": model.fingerprint.to_json(),
-        "vocoder_hash": tensors_hash(weights),
+        "vocoder_hash": tensors_hash(model.vocoder.tensors() if model.vocoder else {}),
         "durations": durations,
         "seed": seed,
     }

@@ -26,7 +26,7 @@ from gslm.ulm import UnitLM
 from gslm.ulm.train import UnitLMTraining, train_ulm
 from gslm.units.encode import encode_corpus
 from gslm.units.encoders import SpeechEncoder, load_encoder
-from gslm.units.fit import fit_units
+from gslm.units.fit import fit_units, frames_in_hours
 from gslm.units.tokenizer import UnitTokenizer
 from gslm.units.unit_encoder import UnitEncoder
 from gslm.vocoder.train import VocoderTraining, train_vocoder
@@ -228,7 +228,7 @@ def _make_units(
         settings.k,
         seed=settings.seed,
         normalization=settings.normalization,
-        max_frames=round(settings.max_hours * 3600 * 50),
+        max_frames=frames_in_hours(settings.max_hours),
     )
     unit_encoder.save(folder, half=True)
 

@@ -22,9 +22,10 @@ _DISCRIMINATOR_GFLOP = 1.6
 _PROSODY_GFLOP = 35.0
 """A step of durations and pitch takes as long as products of this size."""
 _GENERATOR_SHARES = {False: 0.95, True: 1.35}
-_LANGUAGE_SHARES = {False: 0.55, True: 0.55}
-"""What training reaches of the float32 matmul rate without and with bfloat16 instructions,
-measured with the default settings."""
+"""What the generator's training reaches of the float32 matmul rate without and with bfloat16
+instructions, measured with the default settings."""
+_LANGUAGE_SHARE = 0.55
+"""What the language model's reaches, with those instructions or not."""
 
 
 def print_plan(audio_root: str | Path, settings: BundleSettings) -> None:
@@ -94,7 +95,7 @@ def _minutes(
     language = n_models * 6 * _parameters(settings) * tokens
     return {
         "units": encoding / 60,
-        "language model": language / (rate * _LANGUAGE_SHARES[_has_bfloat16(ulm.training)]) / 60,
+        "language model": language / (rate * _LANGUAGE_SHARE) / 60,
         "vocoder": _vocoder_minutes(settings, encoder_gflop, rate),
     }
 

@@ -13,6 +13,7 @@ from gslm import units as unit_stage
 from gslm.audio import SAMPLE_RATE, Waveform, read_audio, stream_audio
 from gslm.bundle import check_bundle
 from gslm.errors import UserError
+from gslm.hub import folder_from_hub
 from gslm.pretrained import EMBEDDED_BUNDLE, has_embedded_bundle
 from gslm.types import Fingerprint, Units
 from gslm.ulm import UnitLM
@@ -67,7 +68,7 @@ class SpeechLM:
                 "`gslm demo --train` or `gslm train`"
             )
         if not folder.is_dir():
-            folder = _from_hub(str(path_or_name))
+            folder = folder_from_hub(str(path_or_name), None, "bundle", "a bundle")
         check_bundle(folder)
         unit_encoder = unit_stage.load(folder)
         tokenizer = (
@@ -205,17 +206,3 @@ def _start(speech: Speech, sample_rate: int, seconds: float | None) -> tuple[Wav
         if not missing:
             break
     return np.concatenate(parts), SAMPLE_RATE
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import HfHubHTTPError
-
-    try:
-        return Path(snapshot_download(name))
-    except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{name}: neither a folder here nor a bundle that the Hub gives ({reason})"
-        ) from None

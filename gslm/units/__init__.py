@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gslm.errors import UserError
+from gslm.hub import folder_from_hub
 
 if TYPE_CHECKING:
     from gslm.units.unit_encoder import UnitEncoder
@@ -25,7 +26,7 @@ def load(name_or_folder: str | Path) -> UnitEncoder:
 
     folder = Path(name_or_folder)
     if not folder.is_dir():
-        folder = _from_hub(str(name_or_folder))
+        folder = folder_from_hub(str(name_or_folder), ["bundle.json", "units/*"], "bundle", "units")
     if (folder / "units" / "config.json").is_file():
         folder = folder / "units"
     if not (folder / "config.json").is_file():
@@ -33,21 +34,6 @@ def load(name_or_folder: str | Path) -> UnitEncoder:
             f"{name_or_folder}: holds no units (no config.json); make some with `gslm units fit`"
         )
     return UnitEncoder.load(folder)
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import HfHubHTTPError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["bundle.json", "units/*"]))
-    except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{name}: neither a folder here nor a bundle that the Hub gives ({reason}); "
-            "name a folder with units"
-        ) from None
 
 
 def __getattr__(name: str) -> Any:

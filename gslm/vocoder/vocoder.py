@@ -104,16 +104,19 @@ class Vocoder:
 
         return _in_windows(part, frames, UNIT_HOP)[0]
 
-    def save(self, folder: str | Path, half: bool = False) -> None:
-        """Write config.json and model.safetensors; `half` stores weights in float16."""
-        folder = Path(folder)
-        tensors = {
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights by `part.name`."""
+        return {
             f"{part}.{name}": tensor
             for part, module in self._parts().items()
             for name, tensor in module.state_dict().items()
         }
+
+    def save(self, folder: str | Path, half: bool = False) -> None:
+        """Write config.json and model.safetensors; `half` stores weights in float16."""
+        folder = Path(folder)
         dtype = torch.float16 if half else None
-        write_tensors(folder / "model.safetensors", tensors, dtype)
+        write_tensors(folder / "model.safetensors", self.tensors(), dtype)
         config = {part: config_to_json(m.config) for part, m in self._parts().items()}
         write_json(folder / "config.json", {"fingerprint": self.fingerprint.to_json(), **config})
 

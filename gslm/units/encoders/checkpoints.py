@@ -15,9 +15,11 @@ from torch import Tensor
 
 from gslm.bundle import read_json
 from gslm.errors import UserError
+from gslm.hub import folder_from_hub
 from gslm.units.encoders.base import Chunking
 from gslm.units.encoders.whisper import WhisperConfig, WhisperEncoder, WhisperModel
 
+_HUB_FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json")
 _HEAD_DIM = 64  # of every Whisper that OpenAI released
 
 
@@ -33,7 +35,7 @@ def load_whisper(
     """
     folder = Path(source)
     if not folder.is_dir():
-        folder = _from_hub(str(source))
+        folder = folder_from_hub(str(source), _HUB_FILES, "model", "a Whisper model")
     if (folder / "model.bin").is_file():
         config, tensors = _read_ctranslate2(folder / "model.bin", layer)
     elif (folder / "config.json").is_file():
@@ -67,22 +69,6 @@ def sinusoids(n_positions: int, dim: int) -> Tensor:
     rates = torch.exp(-math.log(10_000) / (half - 1) * torch.arange(half))
     angles = torch.arange(n_positions)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import HfHubHTTPError
-
-    try:
-        patterns = ["config.json", "model*.safetensors", "model.safetensors.index.json"]
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{name}: neither a folder here nor a model that the Hub gives ({reason}); "
-            "name a folder with a Whisper model"
-        ) from None
 
 
 def _read_transformers(folder: Path, layer: int) -> tuple[WhisperConfig, dict[str, Tensor]]:
