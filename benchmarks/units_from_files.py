@@ -24,7 +24,7 @@ from kmeans import matmul_rate
 from gslm.audio import find_audio, read_audio
 from gslm.units.chunking import cut
 from gslm.units.encode import encode_corpus
-from gslm.units.encoders import WhisperEncoder, load_encoder, n_frames
+from gslm.units.encoders import WhisperEncoder, begun_frames, load_encoder
 from gslm.units.fit import fit_units
 from gslm.units.unit_encoder import UnitEncoder
 
@@ -126,8 +126,8 @@ def _gflop(root: Path, encoder: WhisperEncoder) -> float:
     linear = 2 * (4 * d * d + 2 * d * config.ffn_dim)
     total = 0
     for id_ in find_audio(root):
-        for chunk in cut([read_audio(root / id_)], encoder.chunking):
-            n = n_frames(len(chunk.samples))
+        for chunk in cut([read_audio(root / id_)], encoder.chunking, encoder.hop_length):
+            n = begun_frames(len(chunk.samples))
             total += 2 * (2 * n) * 3 * mels * d + 2 * n * 3 * d * d
             total += config.layer * (n * linear + 4 * n * n * d)
     return total / 1e9

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 
 import av
 import numpy as np
@@ -63,6 +63,12 @@ def find_audio(root: str | Path) -> list[str]:
         known = " ".join(sorted(AUDIO_EXTENSIONS))
         raise UserError(f"{root}: no audio files in this folder; known endings are {known}")
     return paths
+
+
+def clip_id(path: str) -> str:
+    """A relative path without the suffix of an audio file: `a/b.c.flac` -> `a/b.c`."""
+    pure = PurePosixPath(path)
+    return str(pure.with_suffix("")) if pure.suffix.lower() in AUDIO_EXTENSIONS else str(pure)
 
 
 def resolve_inside(root: str | Path, relative: str) -> Path:

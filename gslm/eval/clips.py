@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from gslm import audio
-from gslm.audio import AUDIO_EXTENSIONS, find_audio
+from gslm.audio import clip_id, find_audio
 from gslm.errors import UserError
+
+__all__ = ["Clip", "Transcript", "clip_id", "collect_clips", "read_ids", "read_transcripts"]
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,6 @@ class Transcript:
     """Path relative to the folder, without suffix."""
     text: str
     """What is said."""
-
-
-def clip_id(path: str) -> str:
-    """A relative path without the suffix of an audio file: `a/b.c.flac` -> `a/b.c`."""
-    pure = PurePosixPath(path)
-    return str(pure.with_suffix("")) if pure.suffix.lower() in AUDIO_EXTENSIONS else str(pure)
 
 
 def read_transcripts(path: Path) -> dict[str, str]:

@@ -43,7 +43,7 @@ def prompts_data_command(
         Folder into which you unpacked the two Debian packages yourself, where apt is missing.
     """
     from gslm.recipes.prompts_data import build_prompts
-    from gslm.recipes.sources import prompts, unpacked_prompts
+    from gslm.sources import prompts, unpacked_prompts
 
     found = unpacked_prompts(packages, language) if packages else prompts(language)
     summary = build_prompts(found, output)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gslm.units.encoders.base import HOP_LENGTH, Chunking, SpeechEncoder, n_frames
+from gslm.units.encoders.base import Chunking, SpeechEncoder
 
 BATCH_FRAMES = 1500
 """Frames in a batch, 30 seconds: enough for full speed, small enough for the cache."""
@@ -30,11 +30,13 @@ class Chunk:
     """Frames of this chunk that belong to the result; the rest is context."""
 
 
-def cut(blocks: Iterable[NDArray[np.float32]], chunking: Chunking) -> Iterator[Chunk]:
+def cut(
+    blocks: Iterable[NDArray[np.float32]], chunking: Chunking, hop_length: int
+) -> Iterator[Chunk]:
     """Cut a recording, given as blocks of samples (n,) in order, into overlapping chunks.
 
-    The kept frames of all chunks, joined, are ceil(samples / 320) frames, at least one. Memory
-    is bounded by one block and one chunk.
+    hop_length: the encoder's, in samples. The kept frames of all chunks, joined, are as many as
+    the encoder gives for the whole recording. Memory is bounded by one block and one chunk.
     """
     context = chunking.overlap_frames // 2
     length = chunking.chunk_frames - chunking.offset_frames
@@ -42,10 +44,10 @@ def cut(blocks: Iterable[NDArray[np.float32]], chunking: Chunking) -> Iterator[C
     pending = np.zeros(0, np.float32)
     for block in blocks:
         pending = np.concatenate([pending, block])
-        while len(pending) > length * HOP_LENGTH:
-            samples = pending[: length * HOP_LENGTH]
+        while len(pending) > length * hop_length:
+            samples = pending[: length * hop_length]
             yield Chunk(samples, slice(first_kept, length - context))
-            pending = pending[(length - chunking.overlap_frames) * HOP_LENGTH :]
+            pending = pending[(length - chunking.overlap_frames) * hop_length :]
             first_kept = context
             length = chunking.chunk_frames
     yield Chunk(pending, slice(first_kept, None))
@@ -62,11 +64,11 @@ def encode_clips(
     chunks = [
         (i, chunk)
         for i, clip in enumerate(clips)
-        for chunk in cut([clip], chunking or encoder.chunking)
+        for chunk in cut([clip], chunking or encoder.chunking, encoder.hop_length)
     ]
     order = sorted(range(len(chunks)), key=lambda j: (len(chunks[j][1].samples), j))
     kept: dict[int, Tensor] = {}
-    for batch in _batches(order, [n_frames(len(chunk.samples)) for _, chunk in chunks]):
+    for batch in _batches(order, [encoder.n_frames(len(chunk.samples)) for _, chunk in chunks]):
         frames = encoder([torch.from_numpy(chunks[j][1].samples) for j in batch])
         kept |= {j: f[chunks[j][1].keep] for j, f in zip(batch, frames, strict=True)}
     parts: list[list[Tensor]] = [[] for _ in clips]
@@ -87,9 +89,9 @@ def encode_stream(
     """
     waiting: list[Chunk] = []
     n_waiting = 0
-    for chunk in cut(blocks, chunking or encoder.chunking):
+    for chunk in cut(blocks, chunking or encoder.chunking, encoder.hop_length):
         waiting.append(chunk)
-        n_waiting += n_frames(len(chunk.samples))
+        n_waiting += encoder.n_frames(len(chunk.samples))
         if n_waiting >= BATCH_FRAMES:
             yield from _encoded(encoder, waiting)
             waiting, n_waiting = [], 0

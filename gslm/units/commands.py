@@ -1,4 +1,4 @@
-"""`gslm units …`: fit, encode, bpe and inspect."""
+"""`gslm units …`: encoders, fit, smooth, encode, bpe and inspect."""
 
 from __future__ import annotations
 
@@ -8,9 +8,22 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-app = App(name="units", help="Speech to discrete units: fit, encode, bpe, inspect.")
+app = App(
+    name="units", help="Speech to discrete units: encoders, fit, smooth, encode, bpe, inspect."
+)
 
 Audio = Annotated[Path, Parameter(help="Folder of audio files, of any format and depth.")]
+
+
+@app.command
+def encoders() -> None:
+    """List the encoders that have a short name, with layer, languages and licence.
+
+    Example: gslm units encoders
+    """
+    from gslm.units.encoders.presets import table
+
+    print(table())
 
 
 @app.command
@@ -20,24 +33,54 @@ def fit(
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="Folder to write.")],
     encoder: Annotated[
         str,
-        Parameter(help="tiny.en, mfcc, log-mel, or a Whisper folder or Hub name."),
+        Parameter(
+            help="A name that `gslm units encoders` lists (tiny.en, hubert-base, mfcc, …), or "
+            "the folder, Hub name or CPC checkpoint of another model."
+        ),
     ] = "tiny.en",
-    layer: Annotated[int, Parameter(help="Whisper's layer, counted from 1.")] = 3,
-    k: Annotated[int, Parameter(help="Number of units.")] = 200,
+    layer: Annotated[
+        int | None,
+        Parameter(help="Layer, counted from 1; a listed encoder's own if not given."),
+    ] = None,
+    k: Annotated[
+        int | None, Parameter(help="Number of units; 200 if not given, 2000 with --syllables.")
+    ] = None,
     normalization: Literal["auto", "none", "frame", "global", "utterance"] = "auto",
     max_hours: Annotated[float, Parameter(help="Audio that k-means sees, in hours.")] = 5.0,
     seed: int = 0,
     half: Annotated[bool, Parameter(help="Store the encoder in half precision.")] = False,
+    smooth: Annotated[
+        float,
+        Parameter(help="Cost of changing the unit, such as 1: fewer changes, longer units."),
+    ] = 0.0,
+    syllables: Annotated[
+        bool, Parameter(help="Make units of syllables, the last one silence, not of frames.")
+    ] = False,
+    boundaries: Annotated[
+        Literal["loudness", "norm"],
+        Parameter(help="Where syllables end: dips in loudness, or peaks of the frames' norms."),
+    ] = "loudness",
+    prominence: Annotated[
+        float | None,
+        Parameter(
+            help="Depth of a boundary: 1 dB of loudness or 0.45 deviations of the norm if not "
+            "given; smaller gives more syllables."
+        ),
+    ] = None,
 ) -> None:
-    """Make units from a folder of audio: encode it, cluster the frames.
+    """Make units from a folder of audio: encode it, cluster the frames or the syllables.
 
-    Example: gslm units fit recordings -o my-units --encoder mfcc --k 100
+    Example: gslm units fit recordings -o my-units --encoder mfcc --k 100 --smooth 1
+
+    Example: gslm units fit recordings -o my-syllables --syllables --k 2000
     """
     from gslm.audio import find_audio
     from gslm.pretrained import whisper_tiny_en
+    from gslm.units.coarsening import chosen_coarsening
     from gslm.units.encoders import load_encoder
     from gslm.units.fit import fit_units, frames_in_hours
 
+    coarsening = chosen_coarsening(smooth, syllables, boundaries, prominence)
     max_frames = frames_in_hours(max_hours)  # before a model is fetched
     source = whisper_tiny_en() if encoder == "tiny.en" else encoder
     speech_encoder = load_encoder(source, layer)
@@ -46,13 +89,36 @@ def fit(
         audio,
         find_audio(audio),
         speech_encoder,
-        k,
+        k or (2000 if syllables else 200),
         seed,
         normalization=normalization,
         max_frames=max_frames,
+        coarsening=coarsening,
     )
     units.save(output, half=half)
     print(f"{output}: {units.fingerprint}")
+
+
+@app.command
+def smooth(
+    units: Annotated[str, Parameter(help="Folder of units, bundle, or Hub name.")],
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"], help="Folder to write.")],
+    penalty: Annotated[float, Parameter(help="Cost of changing the unit; 0 undoes smoothing.")] = 1,
+    half: Annotated[bool, Parameter(help="Store the encoder in half precision.")] = False,
+) -> None:
+    """Make ready units change less often, without fitting them again.
+
+    The penalty is in units of the mean squared distance between neighbouring centroids: 1 makes
+    about a third fewer units once de-duplicated.
+
+    Example: gslm units smooth my-units -o my-smooth-units --penalty 1
+    """
+    import gslm.units
+
+    made = gslm.units.load(units).smoothed(penalty)
+    made.save(output, half=half)
+    print(f"{output}: {made.fingerprint}")
 
 
 @app.command

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,30 +16,37 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gslm.audio import stream_audio
+from gslm.audio import SAMPLE_RATE, stream_audio
 from gslm.errors import UserError
 from gslm.units.chunking import encode_clips, encode_stream
-from gslm.units.encoders import FRAME_RATE, SpeechEncoder
+from gslm.units.coarsening import Coarsening
+from gslm.units.encoders import HOP_LENGTH, SpeechEncoder
 from gslm.units.normalization import (
-    FeatureStatistics,
     check_normalization,
     feature_statistics,
     normalize_frames,
 )
 from gslm.units.quantizers.kmeans import KMeansConfig, fit_kmeans
-from gslm.units.recordings import Skipped, clip_groups, reason_without_path
+from gslm.units.quantizers.spherical import fit_spherical
+from gslm.units.recordings import Clip, Skipped, clip_groups, reason_without_path
+from gslm.units.syllables import Syllables, pool_syllables
 from gslm.units.unit_encoder import UnitEncoder
 
 _BLOCK_ROWS = 20_000
+_MANY_UNITS = 2000  # above, k-means++ takes minutes and further starts gain little
+_NORM_PARTS = 500  # clips, or parts of one long recording, whose norms are measured
 MAX_FRAMES = 900_000
 """Frames that k-means sees by default: 5 hours, taken from recordings in random order."""
 
 
-def frames_in_hours(max_hours: float) -> int:
-    """Frames of so many hours of audio, at least one; raises `UserError` unless above 0."""
+def frames_in_hours(max_hours: float, hop_length: int = HOP_LENGTH) -> int:
+    """Frames of so many hours of audio, at least one; raises `UserError` unless above 0.
+
+    hop_length: the encoder's, in samples at 16 kHz.
+    """
     if not (math.isfinite(max_hours) and max_hours > 0):
         raise UserError(f"max-hours {max_hours}: give a number of hours above 0, such as 5")
-    return max(1, round(max_hours * 3600 * FRAME_RATE))
+    return max(1, round(max_hours * 3600 * SAMPLE_RATE / hop_length))
 
 
 def fit_units(
@@ -50,33 +59,38 @@ def fit_units(
     normalization: str = "auto",
     max_frames: int = MAX_FRAMES,
     kmeans: KMeansConfig | None = None,
+    coarsening: Coarsening | None = None,
     progress: bool = True,
 ) -> UnitEncoder:
-    """Fit k centroids to the frames of recordings.
+    """Fit k units to the frames of recordings, or to their syllables.
 
     audio_root, ids: the recordings, by path relative to the root. They are visited in an order
     drawn from `seed` until `max_frames` frames are gathered. normalization: one of
-    `NORMALIZATIONS`, or `auto`: `frame` for a layer of a network, else `global`. kmeans: finer
-    settings; its k and seed take the place of `k` and `seed`.
+    `NORMALIZATIONS`, or `auto`: `frame` for a layer of a network, else `global`, and `global`
+    for syllables, whose own mean and deviation that is. kmeans: finer settings; its k and seed
+    take the place of `k` and `seed`. coarsening: `Smoothing`, which changes nothing here, or
+    `Syllables`: k - 1 centroids by spherical k-means, and the unit of silence.
 
     Features wait on disk (4 * dim bytes a frame) in a temporary folder, so that memory does not
     grow with the audio. Unreadable recordings are passed over; a `UserError` says so where none
     is left, where there are fewer frames than k, or where the disk is full.
     """
     if normalization == "auto":
-        normalization = "frame" if encoder.layer else "global"
+        by_frame = encoder.layer and not isinstance(coarsening, Syllables)
+        normalization = "frame" if by_frame else "global"
     check_normalization(normalization)
-    config = kmeans or KMeansConfig(k=k, seed=seed)
+    config = kmeans or KMeansConfig(k=k, seed=seed, n_starts=3 if k <= _MANY_UNITS else 1)
     order = sorted(ids)
     random.Random(config.seed).shuffle(order)
+    if isinstance(coarsening, Syllables):
+        coarsening = _with_deviation(coarsening, encoder, audio_root, order)
     with tempfile.TemporaryDirectory(prefix="gslm-") as folder:
         store = _FeatureStore(Path(folder) / "features", encoder.dim)
         skipped = _gather(
             store,
             audio_root,
             order,
-            encoder,
-            normalization=normalization,
+            lambda group: _rows(encoder, group, normalization, coarsening),
             max_frames=max_frames,
             progress=progress,
         )
@@ -87,13 +101,25 @@ def fit_units(
 
         def blocks() -> Iterator[Tensor]:
             for block in store.blocks():
-                if normalization == "frame":
-                    yield normalize_frames(block)
-                else:
-                    yield statistics.normalize(block) if statistics else block
+                yield statistics.normalize(block) if statistics else block
 
-        result = fit_kmeans(blocks, config, progress)
-    return UnitEncoder(encoder, result.centroids, normalization, statistics)
+        if isinstance(coarsening, Syllables):
+            centroids = _fit_syllables(blocks, store.n_rows, config, progress)
+        else:
+            centroids = fit_kmeans(blocks, config, progress).centroids
+    return UnitEncoder(encoder, centroids, normalization, statistics, coarsening=coarsening)
+
+
+def _fit_syllables(
+    blocks: Callable[[], Iterable[Tensor]], n_syllables: int, config: KMeansConfig, progress: bool
+) -> Tensor:
+    """Directions (k - 1, dim): the last of the k units is silence, which needs none."""
+    if not 2 <= config.k <= n_syllables + 1:
+        raise UserError(
+            f"{n_syllables} syllables cannot make {config.k} units, one of them silence; give "
+            f"more audio, or a k from 2 to {n_syllables + 1}"
+        )
+    return fit_spherical(blocks, replace(config, k=config.k - 1), progress).centroids
 
 
 class _FeatureStore:
@@ -118,25 +144,23 @@ def _gather(
     store: _FeatureStore,
     root: str | Path,
     ids: Sequence[str],
-    encoder: SpeechEncoder,
+    rows_of: Callable[[list[Clip]], Iterable[tuple[Tensor, int]]],
     *,
-    normalization: str,
     max_frames: int,
     progress: bool,
 ) -> Skipped:
-    """Encode recordings into the store until it holds `max_frames` frames."""
+    """Put into the store the rows of recordings that span `max_frames` frames, or of all."""
     skipped: Skipped = []
+    n_frames = 0
     bar = tqdm(total=len(ids), desc="features", unit="file", disable=not progress)
     try:
         with store.path.open("wb") as file:
             for group in clip_groups(root, ids, skipped):
                 try:
-                    parts = _features(
-                        encoder, group[0].path, [c.waveform for c in group], normalization
-                    )
-                    for frames in parts:
-                        store.append(file, frames[: max_frames - store.n_rows])
-                        if store.n_rows >= max_frames:
+                    for rows, n_spanned in rows_of(group):
+                        store.append(file, rows[: max_frames - n_frames])
+                        n_frames += n_spanned
+                        if n_frames >= max_frames:
                             return skipped
                 except UserError as error:
                     skipped.append((group[0].id, reason_without_path(error, root, group[0].id)))
@@ -151,22 +175,59 @@ def _gather(
     return skipped
 
 
-def _features(
+Blocks = Callable[[], Iterable[np.ndarray]]
+"""Reads a recording: samples (n,) in order."""
+Encode = Callable[[Iterable[np.ndarray]], Iterable[Tensor]]
+"""Takes what was read to frames (n, dim)."""
+
+
+def _recordings(encoder: SpeechEncoder, group: list[Clip]) -> Iterator[tuple[Blocks, Encode]]:
+    """How each clip of a group is read and encoded, or the one long recording."""
+    waveforms = [clip.waveform for clip in group if clip.waveform is not None]
+    for waveform, frames in zip(waveforms, encode_clips(encoder, waveforms), strict=True):
+        yield lambda: [waveform], lambda _: [frames]  # noqa: B023  (used before the next one)
+    if not waveforms:
+        yield lambda: stream_audio(group[0].path), lambda read: encode_stream(encoder, read)
+
+
+def _rows(
     encoder: SpeechEncoder,
-    path: Path,
-    waveforms: Sequence[np.ndarray | None],
+    group: list[Clip],
     normalization: str,
-) -> Iterator[Tensor]:
-    """Frames (n, dim) of a group of clips, or of one long recording part by part."""
-    clips = [waveform for waveform in waveforms if waveform is not None]
-    statistics: FeatureStatistics | None = None
-    if clips:
-        for frames in encode_clips(encoder, clips):
-            if normalization == "utterance":
-                statistics = feature_statistics([frames])
-            yield statistics.normalize(frames) if statistics else frames
-        return
+    coarsening: Coarsening | None,
+) -> Iterator[tuple[Tensor, int]]:
+    """Rows (n, dim) to cluster, with the number of frames that they span."""
+    for blocks, encode in _recordings(encoder, group):
+        normalize = _normalizer(normalization, blocks, encode)
+        if isinstance(coarsening, Syllables):
+            for found in pool_syllables(blocks, encode, normalize, coarsening, encoder.hop_length):
+                yield found.vectors[torch.from_numpy(~found.silent)], int(found.durations.sum())
+        else:
+            for frames in encode(blocks()):
+                yield normalize(frames), len(frames)
+
+
+def _normalizer(normalization: str, blocks: Blocks, encode: Encode) -> Callable[[Tensor], Tensor]:
+    """What happens to one recording's frames before all of them are known."""
+    if normalization == "frame":
+        return normalize_frames
     if normalization == "utterance":
-        statistics = feature_statistics(encode_stream(encoder, stream_audio(path)))
-    for frames in encode_stream(encoder, stream_audio(path)):
-        yield statistics.normalize(frames) if statistics else frames
+        return feature_statistics(encode(blocks())).normalize
+    return lambda frames: frames
+
+
+def _with_deviation(
+    settings: Syllables, encoder: SpeechEncoder, root: str | Path, ids: Sequence[str]
+) -> Syllables:
+    """Measure how far norms deviate, on about ten minutes, where boundaries are their peaks."""
+    if settings.curve != "norm":
+        return settings
+    for group in clip_groups(root, ids, []):
+        frames = (part for read, encode in _recordings(encoder, group) for part in encode(read()))
+        norms = (torch.linalg.vector_norm(part, dim=1, keepdim=True) for part in frames)
+        try:
+            deviation = feature_statistics(islice(norms, _NORM_PARTS)).deviation
+        except UserError:  # damaged further on: fitting tells which
+            continue
+        return replace(settings, deviation=float(deviation))
+    return settings

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from gslm.bundle import (
 from gslm.errors import UserError
 from gslm.types import Fingerprint, Units
 from gslm.units.chunking import encode_clips, encode_stream
+from gslm.units.coarsening import Coarsening, coarsening_from_json, coarsening_to_json
 from gslm.units.encoders import Chunking, SpeechEncoder, build_encoder
-from gslm.units.encoders.base import FRAME_RATE
 from gslm.units.normalization import (
     FeatureStatistics,
     check_normalization,
@@ -33,6 +34,9 @@ from gslm.units.normalization import (
     normalize_frames,
 )
 from gslm.units.quantizers.kmeans import assign
+from gslm.units.quantizers.smoothing import Smoothing, smooth, spacing
+from gslm.units.quantizers.spherical import assign_spherical
+from gslm.units.syllables import Syllables, pool_syllables
 
 Waveform = NDArray[np.float32]
 
@@ -51,10 +55,17 @@ class _FolderConfig:
     """none, frame, global or utterance."""
     fingerprint: dict[str, Any]
     """Fingerprint of the units, which half precision must not change."""
+    coarsening: dict[str, Any] | None = None
+    """How units are made coarser than one a frame; None where they are not."""
 
 
 class UnitEncoder:
-    """Turns speech into discrete units: encoder, normalisation, nearest centroid."""
+    """Turns speech into discrete units: encoder, normalisation, nearest centroid.
+
+    With a coarsening, units come with durations in frames. Smoothed ones never repeat a unit.
+    Syllables of one unit that follow each other stay apart, unless units are de-duplicated; each
+    stretch of silence is one unit, the last of the vocabulary.
+    """
 
     def __init__(
         self,
@@ -63,12 +74,14 @@ class UnitEncoder:
         normalization: str = "none",
         statistics: FeatureStatistics | None = None,
         fingerprint: Fingerprint | None = None,
+        coarsening: Coarsening | None = None,
     ) -> None:
         """Join the parts.
 
-        centroids: float32 (K, dim), in the space of normalised features. statistics: of the
-        training set, for the normalisation `global` alone. fingerprint: as stored beside
-        weights in half precision; made from the parts where None.
+        centroids: float32 (K, dim), in the space of normalised features; of unit length for
+        syllables. statistics: of the training set, for the normalisation `global` alone.
+        fingerprint: as stored beside weights in half precision; made from the parts where None.
+        coarsening: `Smoothing` or `Syllables`; None for one unit a frame.
         """
         check_normalization(normalization)
         if centroids.ndim != 2 or centroids.shape[1] != encoder.dim:
@@ -82,12 +95,31 @@ class UnitEncoder:
         self.centroids = centroids.float()
         self.normalization = normalization
         self.statistics = statistics
+        self.coarsening = coarsening
         self.fingerprint = fingerprint or self._fingerprint()
 
     @property
     def n_units(self) -> int:
-        """Size of the vocabulary, K."""
-        return len(self.centroids)
+        """Size of the vocabulary: a unit for each centroid, and for syllables that of silence."""
+        return len(self.centroids) + isinstance(self.coarsening, Syllables)
+
+    def smoothed(self, penalty: float) -> UnitEncoder:
+        """The same encoder and centroids with changes of the unit at `penalty`; 0 for none.
+
+        Raises `UserError` for syllables, and for a penalty below 0 or not finite.
+        """
+        if isinstance(self.coarsening, Syllables):
+            raise UserError("syllables cannot be smoothed; smooth units of one a frame")
+        coarsening = Smoothing(penalty) if penalty else None
+        fingerprint = replace(self.fingerprint, coarsening=_named(coarsening))
+        return UnitEncoder(
+            self.encoder,
+            self.centroids,
+            self.normalization,
+            self.statistics,
+            fingerprint,
+            coarsening,
+        )
 
     def __call__(
         self,
@@ -95,7 +127,7 @@ class UnitEncoder:
         sample_rate: int = SAMPLE_RATE,
         deduplicate: bool = False,
     ) -> Units:
-        """Units of one waveform, one every 20 ms, or runs with durations if `deduplicate`.
+        """Units of one waveform, one a frame, or runs with durations if `deduplicate`.
 
         waveform: float (samples,) in [-1, 1] at `sample_rate` Hz. Raises `UserError` for one
         that is empty, not mono, or not finite.
@@ -105,8 +137,8 @@ class UnitEncoder:
 
     def encode_many(self, waveforms: Sequence[Waveform]) -> list[Units]:
         """Units of 16 kHz waveforms (samples,), encoded together in batches of like length."""
-        frames = encode_clips(self.encoder, waveforms)
-        return [self._units([self.quantize(clip)]) for clip in frames]
+        clips = encode_clips(self.encoder, waveforms)
+        return [self._clip_units(w, frames) for w, frames in zip(waveforms, clips, strict=True)]
 
     def encode_file(self, path: str | Path, deduplicate: bool = False) -> Units:
         """Units of an audio file of any format and length, read in blocks; bounded memory."""
@@ -117,18 +149,17 @@ class UnitEncoder:
         """Units of one long recording.
 
         blocks: called for each reading; gives float32 (samples,) at 16 kHz in order. It is
-        read twice where each recording is normalised by itself.
+        read again where each recording is normalised by itself, and for its level of syllables.
         """
         statistics = None
         if self.normalization == "utterance":
             statistics = feature_statistics(encode_stream(self.encoder, blocks()))
-        stream = encode_stream(self.encoder, blocks())
-        return self._units([self.quantize(frames, statistics) for frames in stream])
+        return self._units(blocks, lambda read: encode_stream(self.encoder, read), statistics)
 
     def quantize(
         self, frames: Tensor, statistics: FeatureStatistics | None = None
     ) -> NDArray[np.int32]:
-        """Units (n,) of encoder frames (n, dim).
+        """Units (n,) of encoder frames (n, dim), each by itself: the nearest centroids.
 
         statistics: of the whole recording, where `frames` is only a part of it.
         """
@@ -164,6 +195,7 @@ class UnitEncoder:
             chunking=asdict(self.encoder.chunking),
             normalization=self.normalization,
             fingerprint=self.fingerprint.to_json(),
+            coarsening=coarsening_to_json(self.coarsening),
         )
         write_json(folder / "config.json", asdict(config))
 
@@ -188,7 +220,20 @@ class UnitEncoder:
         if {"mean", "deviation"} <= set(quantizer):
             statistics = FeatureStatistics(quantizer["mean"], quantizer["deviation"])
         fingerprint = Fingerprint.from_json(config.fingerprint, str(where))
-        loaded = cls(encoder, quantizer["centroids"], config.normalization, statistics, fingerprint)
+        coarsening = coarsening_from_json(config.coarsening, where)
+        if fingerprint.coarsening != _named(coarsening):
+            raise UserError(
+                f"{where}: its coarsening [{_named(coarsening)}] is not the fingerprint's "
+                f"[{fingerprint.coarsening}]; make the folder again"
+            )
+        loaded = cls(
+            encoder,
+            quantizer["centroids"],
+            config.normalization,
+            statistics,
+            fingerprint,
+            coarsening,
+        )
         found = tensors_hash(loaded._quantizer_tensors())
         if (found, loaded.n_units) != (fingerprint.centroids_hash, fingerprint.vocabulary_size):
             raise UserError(
@@ -198,8 +243,52 @@ class UnitEncoder:
             )
         return loaded
 
-    def _units(self, parts: list[NDArray[np.int32]]) -> Units:
-        return Units(np.concatenate(parts), None, self.fingerprint)
+    def _clip_units(self, waveform: Waveform, frames: Tensor) -> Units:
+        return self._units(lambda: [waveform], lambda _: [frames])
+
+    def _units(
+        self,
+        blocks: Callable[[], Iterable[Waveform]],
+        encode: Callable[[Iterable[Waveform]], Iterable[Tensor]],
+        statistics: FeatureStatistics | None = None,
+    ) -> Units:
+        """Units of one recording, read by `blocks`, whose frames (n, dim) `encode` gives."""
+        match self.coarsening:
+            case None:
+                parts = [self.quantize(frames, statistics) for frames in encode(blocks())]
+                return Units(np.concatenate(parts), None, self.fingerprint)
+            case Smoothing():
+                frames = (self.normalize(part.cpu(), statistics) for part in encode(blocks()))
+                runs = list(smooth(frames, self.centroids, self._change_cost))
+            case Syllables():
+                runs = list(self._syllables(blocks, encode, statistics))
+        ids, durations = (np.concatenate(part) for part in zip(*runs, strict=True))
+        units = Units(ids, durations, self.fingerprint)
+        return units.deduplicated() if isinstance(self.coarsening, Smoothing) else units
+
+    def _syllables(
+        self,
+        blocks: Callable[[], Iterable[Waveform]],
+        encode: Callable[[Iterable[Waveform]], Iterable[Tensor]],
+        statistics: FeatureStatistics | None,
+    ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]:
+        """Units and durations in frames, as they are found."""
+        assert isinstance(self.coarsening, Syllables)
+        for found in pool_syllables(
+            blocks,
+            encode,
+            lambda frames: self.normalize(frames.cpu(), statistics),
+            self.coarsening,
+            self.encoder.hop_length,
+        ):
+            nearest = assign_spherical(found.vectors, self.centroids).numpy()
+            ids = np.where(found.silent, len(self.centroids), nearest)
+            yield ids.astype(np.int32), found.durations
+
+    @cached_property
+    def _change_cost(self) -> float:
+        assert isinstance(self.coarsening, Smoothing)
+        return self.coarsening.penalty * spacing(self.centroids)
 
     def _quantizer_tensors(self) -> dict[str, Tensor]:
         tensors = {"centroids": self.centroids}
@@ -212,11 +301,16 @@ class UnitEncoder:
             encoder=self.encoder.name,
             weights_hash=self.encoder.weights_hash,
             layer=self.encoder.layer,
-            frame_rate=FRAME_RATE,
+            frame_rate=SAMPLE_RATE / self.encoder.hop_length,
             normalization=self.normalization,
             centroids_hash=tensors_hash(self._quantizer_tensors()),
             vocabulary_size=self.n_units,
+            coarsening=_named(self.coarsening),
         )
+
+
+def _named(coarsening: Coarsening | None) -> str:
+    return "" if coarsening is None else str(coarsening)
 
 
 def _checked(waveform: Waveform | Tensor, sample_rate: int) -> Waveform:

@@ -21,7 +21,7 @@ from gslm.vocoder.data import Clips
 from gslm.vocoder.generator import UNIT_HOP
 
 EncodeFrames = Callable[[Sequence[Waveform]], Sequence[NDArray[np.int32]]]
-"""Clips (samples,) to unit frames (ceil(samples / 320),) each."""
+"""Clips (samples,) to unit frames each: one every 320 samples, the last one or two may lack."""
 
 _STRETCH_FRAMES = 60 * SAMPLE_RATE // UNIT_HOP
 """Longer clips are heard in stretches of a minute, so that memory does not grow with them. What an
@@ -80,8 +80,13 @@ def _write_views(clips: Clips, encode: EncodeFrames, shifts: list[int], path: Pa
             for group in _groups(clips):
                 waveforms = [_perturbed(clips, stretch, shift) for stretch in group]
                 for stretch, frames in zip(group, encode(waveforms), strict=True):
-                    file.write(np.asarray(frames, dtype=np.int32).tobytes())
+                    file.write(_filled(frames, stretch.n_frames).tobytes())
                     bar.update(stretch.n_frames)
+
+
+def _filled(frames: NDArray[np.int32], n_frames: int) -> NDArray[np.int32]:
+    """Repeat the last frame until there are n_frames."""
+    return np.pad(np.asarray(frames, np.int32), (0, n_frames - len(frames)), mode="edge")
 
 
 def _groups(clips: Clips) -> Iterator[list[_Stretch]]:

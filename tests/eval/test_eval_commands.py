@@ -110,7 +110,7 @@ def test_a_judge_by_its_hub_name_is_known_by_its_weights(monkeypatch):
 def test_whisper_base_hears_a_sentence(tmp_path):
     pytest.importorskip("faster_whisper")
     from gslm.eval.text import normalize
-    from gslm.recipes.sources import prompts
+    from gslm.sources import prompts
 
     audio = fetched(lambda: prompts("en")).audio
     fetched(whisper_base)

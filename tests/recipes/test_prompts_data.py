@@ -16,7 +16,7 @@ from gslm.recipes.prompts_data import (
 )
 from gslm.recipes.prompts_data.build import read_transcripts
 from gslm.recipes.prompts_data.split import text_hash
-from gslm.recipes.sources import Prompts, prompts, unpacked_prompts
+from gslm.sources import Prompts, prompts, unpacked_prompts
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gslm.errors import UserError
 from gslm.units.chunking import cut, encode_clips, encode_stream
-from gslm.units.encoders import Chunking, LogMelEncoder, n_frames
+from gslm.units.encoders import Chunking, LogMelEncoder, begun_frames
 
 
 @given(
@@ -24,11 +24,11 @@ def test_kept_frames_cover_the_recording_once_and_in_order(n_samples, block, ove
     samples = np.arange(n_samples, dtype=np.float32)
     blocks = [samples[i : i + block] for i in range(0, n_samples, block)]
     starts = []
-    for chunk in cut(blocks, Chunking(14, 2 * overlap, offset)):
+    for chunk in cut(blocks, Chunking(14, 2 * overlap, offset), 320):
         assert len(chunk.samples) <= 14 * 320
-        frames = range(n_frames(len(chunk.samples)))[chunk.keep]
+        frames = range(begun_frames(len(chunk.samples)))[chunk.keep]
         starts += [chunk.samples[320 * i] for i in frames]
-    assert starts == [320.0 * i for i in range(n_frames(n_samples))]
+    assert starts == [320.0 * i for i in range(begun_frames(n_samples))]
 
 
 def test_streamed_frames_equal_a_clip_encoded_whole():

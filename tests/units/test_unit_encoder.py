@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,12 @@ import torch
 import gslm.units
 from gslm.audio import write_wav
 from gslm.errors import UserError
+from gslm.units.encode import encode_corpus
 from gslm.units.encoders import Chunking, LogMelEncoder, MFCCEncoder
 from gslm.units.encoders.whisper import WhisperConfig, WhisperEncoder, WhisperModel
 from gslm.units.normalization import FeatureStatistics, feature_statistics
+from gslm.units.quantizers.spherical import unit_length
+from gslm.units.syllables import Syllables
 from gslm.units.unit_encoder import UnitEncoder
 
 
@@ -144,3 +149,147 @@ def test_layers_of_a_network_are_normalised_by_frame_and_spectra_over_the_corpus
     layered = MFCCEncoder()
     layered.layer = 3
     assert fit_units(tmp_path, ["a.wav"], layered, 4, progress=False).normalization == "frame"
+
+
+def _coarse(kind: str, normalization: str = "none") -> UnitEncoder:
+    """Units that are smoothed, or syllables, by the same centroids."""
+    hard = _unit_encoder(normalization)
+    if kind == "smoothed":
+        return hard.smoothed(1.0)
+    centroids = unit_length(hard.centroids)
+    return UnitEncoder(
+        hard.encoder, centroids, normalization, hard.statistics, coarsening=Syllables()
+    )
+
+
+KINDS = ["smoothed", "syllables"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("normalization", ["none", "frame", "global", "utterance"])
+@pytest.mark.parametrize("n_samples", [1, 320, 321, 50_001])
+def test_coarse_units_span_every_frame(kind, normalization, n_samples):
+    units = _coarse(kind, normalization)(_speechlike(4)[:n_samples])
+    assert units.ids.dtype == units.durations.dtype == np.int32
+    assert units.n_frames == -(-n_samples // 320)
+    assert (units.durations > 0).all()
+
+
+def test_smoothing_makes_fewer_runs_of_the_same_vocabulary():
+    hard, smoothed = _unit_encoder(), _coarse("smoothed")
+    waveform = _speechlike(10, seed=3)
+    runs, smooth_runs = hard(waveform, deduplicate=True), smoothed(waveform)
+    assert len(smooth_runs) < 0.8 * len(runs)
+    assert (smooth_runs.ids[1:] != smooth_runs.ids[:-1]).all()
+    assert smoothed.n_units == hard.n_units
+    undone = smoothed.smoothed(0)
+    assert undone.fingerprint == hard.fingerprint
+    assert np.array_equal(undone(waveform).ids, hard(waveform).ids)
+
+
+def test_syllables_of_one_unit_merge_only_where_units_are_deduplicated():
+    encoder = MFCCEncoder()
+    one_unit = unit_length(torch.ones(1, 39))
+    units = UnitEncoder(encoder, one_unit, coarsening=Syllables())
+    t = np.arange(32_000) / 16_000
+    swells = (np.sin(2000 * t) * (0.05 + np.abs(np.sin(4 * np.pi * t)))).astype(np.float32) / 2
+    waveform = np.concatenate([swells, np.zeros(16_000, np.float32)])
+    apart, merged = units(waveform), units(waveform, deduplicate=True)
+    assert units.n_units == 2
+    assert len(apart) == pytest.approx(9, abs=1)
+    assert merged.ids.tolist() == [0, 1]
+    assert merged.durations.sum() == apart.durations.sum() == 150
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_coarse_units_of_clips_encoded_together_are_those_of_each(kind):
+    encoder = _coarse(kind, "utterance")
+    clips = [_speechlike(seconds, seed) for seed, seconds in enumerate([0.3, 2, 9.5])]
+    for clip, units in zip(clips, encoder.encode_many(clips), strict=True):
+        alone = encoder(clip)
+        assert np.mean(units.expanded().ids != alone.expanded().ids) < 0.02
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("normalization", ["none", "utterance"])
+def test_coarse_units_of_a_file_read_in_blocks_are_those_of_its_waveform(
+    tmp_path, kind, normalization
+):
+    encoder = _coarse(kind, normalization)
+    waveform = _speechlike(70)
+    write_wav(tmp_path / "long.wav", waveform)
+    rounded = (np.round(waveform * 32768) / 32768).astype(np.float32)
+    from_file, whole = encoder.encode_file(tmp_path / "long.wav"), encoder(rounded)
+    assert from_file.n_frames == whole.n_frames
+    assert np.mean(from_file.expanded().ids != whole.expanded().ids) < 0.01
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_corpus_of_coarse_units_expands_to_the_frames(tmp_path, kind):
+    encoder = _coarse(kind)
+    for i in range(3):
+        write_wav(tmp_path / "audio" / f"{i}.wav", _speechlike(1 + i, seed=i))
+    for deduplicate in (True, False):
+        folder = tmp_path / f"corpus {deduplicate}"
+        corpus = encode_corpus(
+            tmp_path / "audio", folder, encoder, deduplicate=deduplicate, progress=False
+        )
+        assert corpus.fingerprint == encoder.fingerprint
+        for row in corpus.rows():
+            units = encoder.encode_file(tmp_path / "audio" / row.id, deduplicate)
+            assert np.array_equal(row.units, units.ids)
+            assert np.array_equal(row.durations, units.durations)
+            assert row.durations.sum() == -(-row.n_samples // 320)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_of_coarse_units_comes_back_the_same(tmp_path, kind):
+    first = _coarse(kind)
+    first.save(tmp_path)
+    loaded = gslm.units.load(tmp_path)
+    assert loaded.coarsening == first.coarsening
+    assert loaded.fingerprint == first.fingerprint
+    waveform = _speechlike(2, seed=1)
+    assert np.array_equal(loaded(waveform).ids, first(waveform).ids)
+    with pytest.raises(UserError, match="units do not match"):
+        first.fingerprint.require_same(_unit_encoder().fingerprint, "one", "other")
+
+
+def test_smoothing_by_different_penalties_does_not_mix():
+    hard = _unit_encoder()
+    fingerprints = {hard.smoothed(penalty).fingerprint for penalty in (0, 0.5, 1, 1.0)}
+    assert len(fingerprints) == 3
+
+
+def test_folders_of_before_there_were_coarser_units_load(tmp_path):
+    _unit_encoder().save(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    del config["coarsening"], config["fingerprint"]["coarsening"]
+    path.write_text(json.dumps(config))
+    assert gslm.units.load(tmp_path).coarsening is None
+
+
+@pytest.mark.parametrize(
+    ("coarsening", "message"),
+    [
+        (None, "is not the fingerprint's"),
+        ({"smoothing": {"penalty": 2.0}}, "is not the fingerprint's"),
+        ({"smoothing": {"penalty": -1.0}}, "penalty"),
+        ({"smoothing": {}}, "missing settings penalty"),
+        ({"words": {}}, "unknown coarsening"),
+        ([1], "unknown coarsening"),
+    ],
+)
+def test_a_coarsening_that_was_tampered_with_is_a_one_line_error(tmp_path, coarsening, message):
+    _coarse("smoothed").save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"coarsening": coarsening}))
+    with pytest.raises(UserError, match=message) as error:
+        gslm.units.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_syllables_are_not_smoothed():
+    with pytest.raises(UserError, match="cannot be smoothed"):
+        _coarse("syllables").smoothed(1.0)

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from gslm.audio import Waveform, read_audio, write_wav
 from gslm.errors import UserError
-from gslm.recipes.sources import flite, piper_program, piper_voice_joe
-from gslm.recipes.whole_folder import whole_folder
+from gslm.sources import flite, piper_program, piper_voice_joe
+from gslm.whole_folder import whole_folder
 
 VOICES = ("slt", "joe")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +12,8 @@ from tqdm import tqdm
 from gslm.audio import SAMPLE_RATE, read_audio
 from gslm.errors import CannotWriteError, UserError
 from gslm.recipes.prompts_data.split import committed_list
-from gslm.recipes.sources import Prompts
-from gslm.recipes.whole_folder import whole_folder
+from gslm.sources import Prompts, clean_transcript, read_transcripts
+from gslm.whole_folder import whole_folder
 
 MIN_SECONDS = 0.5
 
@@ -58,24 +56,6 @@ def build_prompts(prompts: Prompts, output: Path) -> PromptsSummary:
             "another folder, then run the same command again"
         ) from None
     return summary
-
-
-def read_transcripts(path: Path) -> dict[str, str]:
-    """Read the packages' `id: text` lines (`.txt` or `.txt.gz`): id without suffix -> text."""
-    data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-    rows = (line.split(":", 1) for line in text.splitlines() if not line.startswith(";"))
-    return {row[0].strip(): row[1].strip() for row in rows if len(row) == 2}
-
-
-def clean_transcript(text: str) -> str:
-    """What the voice says: notes in brackets dropped, `*` and `#` spelled out; may be empty.
-
-    A bracketed sign after a word (`dash [-]`) is a note as well.
-    """
-    text = re.sub(r"\[[^\]]*\]|\([^)]*\)|<[^>]*>", " ", text)
-    text = text.replace("*", "star").replace("#", "pound").replace("...", " ")
-    return " ".join(text.split())
 
 
 def _write_clips(audio: Path, transcripts: dict[str, str], folder: Path) -> PromptsSummary:

@@ -1,4 +1,4 @@
-"""What every speech encoder offers: clips in, 50 feature vectors a second out."""
+"""What every speech encoder offers: clips in, feature vectors at an even rate out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from torch import Tensor
 from gslm.errors import UserError
 
 HOP_LENGTH = 320
-"""Samples a frame at 16 kHz; frame i covers samples [320 i, 320 (i + 1))."""
-
-FRAME_RATE = 50.0
-"""Frames per second."""
+"""Samples from one frame to the next at 16 kHz, of most encoders: 50 frames a second."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +52,8 @@ class SpeechEncoder(Protocol):
     """Layer whose output is given, counted from 1; 0 for encoders without layers."""
     dim: int
     """Size of a feature vector."""
+    hop_length: int
+    """Samples at 16 kHz from one frame to the next."""
     learned_from: str
     """In one phrase, what the encoder was learned from; for plans and model cards."""
     chunking: Chunking
@@ -68,9 +67,12 @@ class SpeechEncoder(Protocol):
         """Encode clips of at most a chunk's length.
 
         clips: float32 (samples,) in [-1, 1] at 16 kHz, of any lengths. Returns float32
-        (ceil(samples / 320), dim) for each (at least one frame); the result for a clip does
-        not depend on its neighbours in the batch beyond rounding.
+        (n_frames(samples), dim) for each; the result for a clip does not depend on its
+        neighbours in the batch beyond rounding.
         """
+
+    def n_frames(self, n_samples: int) -> int:
+        """Number of frames of a recording of `n_samples` samples, at least one."""
 
     def config(self) -> dict[str, Any]:
         """What `gslm.units.encoders.build_encoder` needs beside the tensors."""
@@ -79,6 +81,6 @@ class SpeechEncoder(Protocol):
         """Weights by name; empty where there are none."""
 
 
-def n_frames(n_samples: int) -> int:
-    """Number of frames of a clip of `n_samples` samples: its last frame may be partly empty."""
+def begun_frames(n_samples: int) -> int:
+    """Frames of 320 samples that `n_samples` begin, at least one; the last may be partly empty."""
     return max(1, -(-n_samples // HOP_LENGTH))

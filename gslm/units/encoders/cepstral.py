@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gslm.units.encoders.base import HOP_LENGTH, Chunking
+from gslm.units.encoders.base import HOP_LENGTH, Chunking, begun_frames
 from gslm.units.encoders.spectral import cosine_transform, mel_filterbank, power_spectra
 
 _N_FFT = 400
@@ -23,6 +23,7 @@ class LogMelEncoder:
     name = "log-mel"
     layer = 0
     dim = 80
+    hop_length = HOP_LENGTH
     learned_from = "nothing (a fixed spectrum)"
     weights_hash = ""
 
@@ -33,6 +34,10 @@ class LogMelEncoder:
     def __call__(self, clips: Sequence[Tensor]) -> list[Tensor]:
         """Clips (samples,) to log-mel frames (frames, 80)."""
         return _log_mel(clips, self._filters)
+
+    def n_frames(self, n_samples: int) -> int:
+        """Frames of 320 samples, the last of which may be partly empty."""
+        return begun_frames(n_samples)
 
     def config(self) -> dict[str, Any]:
         """Nothing beside the name: the spectrum is fixed."""
@@ -49,6 +54,7 @@ class MFCCEncoder:
     name = "mfcc"
     layer = 0
     dim = 39
+    hop_length = HOP_LENGTH
     learned_from = "nothing (a fixed spectrum)"
     weights_hash = ""
 
@@ -65,6 +71,10 @@ class MFCCEncoder:
             first = deltas(static)
             frames.append(torch.cat([static, first, deltas(first)], dim=1))
         return frames
+
+    def n_frames(self, n_samples: int) -> int:
+        """Frames of 320 samples, the last of which may be partly empty."""
+        return begun_frames(n_samples)
 
     def config(self) -> dict[str, Any]:
         """Nothing beside the name: the spectrum is fixed."""

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gslm import spectral
-from gslm.units.encoders.base import HOP_LENGTH, n_frames
+from gslm.units.encoders.base import HOP_LENGTH, begun_frames
 
 
 def whole_frames(clip: Tensor) -> Tensor:
     """Append silence until a clip (samples,) fills its last frame of 320 samples."""
-    return F.pad(clip, (0, n_frames(len(clip)) * HOP_LENGTH - len(clip)))
+    return F.pad(clip, (0, begun_frames(len(clip)) * HOP_LENGTH - len(clip)))
 
 
 def power_spectra(

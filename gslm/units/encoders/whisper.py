@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gslm.bundle import tensors_hash
 from gslm.errors import UserError
-from gslm.units.encoders.base import Chunking
+from gslm.units.encoders.base import HOP_LENGTH, Chunking, begun_frames
 from gslm.units.encoders.spectral import mel_filterbank, power_spectra
 
 _N_FFT = 400
@@ -164,6 +164,7 @@ class WhisperEncoder:
     """
 
     name = "whisper"
+    hop_length = HOP_LENGTH
     learned_from = "speech with its transcripts (Whisper was trained with text)"
 
     def __init__(self, model: WhisperModel, chunking: Chunking | None = None) -> None:
@@ -186,6 +187,10 @@ class WhisperEncoder:
     def __call__(self, clips: Sequence[Tensor]) -> list[Tensor]:
         """Clips (samples,) to hidden states (frames, d_model), differentiable in the clips."""
         return self.model(self.log_mel(clips))
+
+    def n_frames(self, n_samples: int) -> int:
+        """Frames of 320 samples, the last of which may be partly empty."""
+        return begun_frames(n_samples)
 
     def log_mel(self, clips: Sequence[Tensor]) -> list[Tensor]:
         """Whisper's input spectra of clips (samples,): (2 * frames, n_mels) each."""

@@ -19,7 +19,11 @@ from gslm.errors import UserError
 Blocks = Callable[[], Iterable[Tensor]]
 """Called for each pass; gives feature blocks (rows, dim) of float32, the same ones each time."""
 
-_ROWS = 8192  # rows a product: distances and features stay in the cache
+Project = Callable[[Tensor], Tensor]
+"""Takes means (k, dim) to centroids of the same shape."""
+
+_ROWS = 8192  # most rows a product: distances and features stay in the cache
+_DISTANCES = 2**22  # most distances a product, for many centroids
 _CANDIDATES = 6  # candidates that k-means++ tries for each centroid
 _START_ROWS = 40  # rows a centroid that k-means++ reads k times: few enough for the cache
 
@@ -67,22 +71,35 @@ class KMeansResult:
 def assign(features: Tensor, centroids: Tensor) -> Tensor:
     """Index of the nearest centroid; int64 (rows,) for features (rows, dim), centroids (k, dim)."""
     centred, offsets, _ = _prepared(centroids)
-    return torch.cat([_scores(rows, centred, offsets).argmin(1) for rows in features.split(_ROWS)])
+    parts = features.split(_rows(len(centroids)))
+    return torch.cat([_scores(rows, centred, offsets).argmin(1) for rows in parts])
+
+
+def relative_distances(features: Tensor, centroids: Tensor) -> Tensor:
+    """Squared distances less a number for each row, which is enough to compare centroids.
+
+    features: (rows, dim); centroids: (k, dim). Returns (rows, k).
+    """
+    centred, offsets, _ = _prepared(centroids)
+    return _scores(features, centred, offsets)
 
 
 def inertia(features: Tensor, centroids: Tensor) -> float:
     """Sum of squared distances of features (rows, dim) to their nearest of (k, dim)."""
     total = 0.0
-    for rows in features.split(_ROWS):
+    for rows in features.split(_rows(len(centroids))):
         total += float(
             (rows - centroids[assign(rows, centroids)]).square().sum(dtype=torch.float64)
         )
     return total
 
 
-def fit_kmeans(blocks: Blocks, config: KMeansConfig, progress: bool = False) -> KMeansResult:
+def fit_kmeans(
+    blocks: Blocks, config: KMeansConfig, progress: bool = False, project: Project | None = None
+) -> KMeansResult:
     """Cluster the rows of all blocks.
 
+    project: takes the means (k, dim) of each pass to where centroids must lie; see `spherical`.
     Raises `UserError` for features that are not finite, differ in width, or have fewer rows
     than centroids. The result depends on the blocks, their order and the seed alone.
     """
@@ -92,18 +109,23 @@ def fit_kmeans(blocks: Blocks, config: KMeansConfig, progress: bool = False) -> 
         raise UserError(
             f"k-means: {n_rows} frames cannot make {config.k} units; give more audio or a smaller k"
         )
-    starts = (_start(reservoir, config, generator) for _ in range(config.n_starts))
+    starts = (_start(reservoir, config, generator, project) for _ in range(config.n_starts))
     centroids = min(starts, key=lambda start: start[1])[0]
     previous = float("inf")
     bar = tqdm(range(1, config.passes + 1), desc="k-means", unit="pass", disable=not progress)
     for n_passes in bar:  # noqa: B007  (its last value is reported)
-        centroids, total = _lloyd_pass(blocks(), centroids, reservoir, generator)
+        centroids, total = _lloyd_pass(blocks(), centroids, reservoir, generator, project)
         bar.set_postfix(inertia=f"{total / n_rows:.4f}")
         if previous - total <= config.tolerance * total:
             break
         previous = total
     bar.close()
     return KMeansResult(centroids, total, n_rows, n_passes)
+
+
+def _rows(k: int) -> int:
+    """Rows whose distances to k centroids are computed at once."""
+    return max(1, min(_ROWS, _DISTANCES // k))
 
 
 def _prepared(centroids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,7 +145,11 @@ def _scores(rows: Tensor, centred: Tensor, offsets: Tensor) -> Tensor:
 
 
 def _lloyd_pass(
-    blocks: Iterable[Tensor], centroids: Tensor, reservoir: Tensor, generator: torch.Generator
+    blocks: Iterable[Tensor],
+    centroids: Tensor,
+    reservoir: Tensor,
+    generator: torch.Generator,
+    project: Project | None,
 ) -> tuple[Tensor, float]:
     """One of Lloyd's passes: new centroids and the inertia under the old ones."""
     sums = torch.zeros_like(centroids)
@@ -131,7 +157,7 @@ def _lloyd_pass(
     centred, offsets, mean = _prepared(centroids)
     total = 0.0
     for block in blocks:
-        for rows in block.split(_ROWS):
+        for rows in block.split(_rows(len(centroids))):
             lowest, labels = _scores(rows, centred, offsets).min(1)
             sums.index_add_(0, labels, rows)
             counts += torch.bincount(labels, minlength=len(centroids))
@@ -139,6 +165,8 @@ def _lloyd_pass(
     # What the scores leave out: the sum of |x - m|^2, less the |x|^2 added above.
     total += float(counts.sum() * mean.double().square().sum() - 2 * (sums.sum(0) @ mean))
     moved = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None].float(), centroids)
+    if project is not None:
+        moved = project(moved)
     dead = (counts == 0).nonzero().flatten()
     if len(dead):
         moved[dead] = _far_rows(reservoir, moved, len(dead), generator)
@@ -166,14 +194,14 @@ def _draw(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
 
 
 def _start(
-    sample: Tensor, config: KMeansConfig, generator: torch.Generator
+    sample: Tensor, config: KMeansConfig, generator: torch.Generator, project: Project | None
 ) -> tuple[Tensor, float]:
     """One k-means++ start, refined on the sample; centroids and the sample's inertia."""
     part = torch.randperm(len(sample), generator=generator)[: _START_ROWS * config.k]
     centroids = _plus_plus(sample[part], config.k, generator)
     total = float("inf")
     for _ in range(config.sample_passes):
-        centroids, total = _lloyd_pass([sample], centroids, sample, generator)
+        centroids, total = _lloyd_pass([sample], centroids, sample, generator, project)
     return centroids, total
 
 

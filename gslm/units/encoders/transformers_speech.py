@@ -1,0 +1,385 @@
+"""HuBERT, wav2vec 2.0, WavLM, data2vec, w2v-BERT and their kin through transformers' classes.
+
+The model is built up to the layer that is asked for, from a folder or a Hub name; the layers
+above are neither built, nor read, nor run. What layer i gives is transformers' `hidden_states[i]`
+of one clip by itself, in any batch:
+
+- Models whose first convolution is normalised over time (`feat_extract_norm: group`, all base
+  sizes) give other numbers for a padded clip, in transformers too: the silence counts for mean
+  and variance, and the attention mask, which these models' cards tell to leave out, comes only
+  after it. So the convolutions run clip by clip here.
+- Above them clips of like length share a batch, under 5 % of it padding that the attention mask
+  hides. Where padding would still leak (`_PADDED` below) only clips of one length do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from gslm.audio import SAMPLE_RATE
+from gslm.bundle import config_from_json, read_json_object, tensors_hash
+from gslm.errors import UserError
+from gslm.hub import folder_from_hub
+from gslm.units.encoders import log_mel_pairs
+from gslm.units.encoders.base import Chunking
+from gslm.units.encoders.batching import MAX_PADDING, like_lengths, ten_second_chunks
+from gslm.units.encoders.convolutional import (
+    ConvolutionalLayer,
+    convolve,
+    hop_and_window,
+    n_outputs,
+)
+from gslm.units.encoders.weight_files import (
+    HUB_PICKLED,
+    HUB_SAFETENSORS,
+    has_safetensors,
+    read_wanted,
+)
+from gslm.units.encoders.whisper import NoSuchLayerError
+
+MODELS = {
+    "hubert": "HubertModel",
+    "wav2vec2": "Wav2Vec2Model",
+    "wavlm": "WavLMModel",
+    "data2vec-audio": "Data2VecAudioModel",
+    "wav2vec2-bert": "Wav2Vec2BertModel",
+    "unispeech": "UniSpeechModel",
+    "unispeech-sat": "UniSpeechSatModel",
+}
+"""transformers' class by the `model_type` of a config.json."""
+
+_PADDED = {"hubert", "wav2vec2", "wav2vec2-bert", "unispeech", "unispeech-sat"}
+"""Models that give a padded row, masked, what they give the clip alone. Not WavLM, whose mask
+torch is about to refuse beside its position bias, and not data2vec, whose stacked position
+convolutions see what the one before made of the padding."""
+
+CONFIG_FILES = ("config.json", "preprocessor_config.json")
+
+
+@dataclass(frozen=True)
+class TransformersSpeechConfig:
+    """What rebuilds an encoder beside its weights."""
+
+    model: dict[str, Any]
+    """transformers' config.json, of the whole model."""
+    layer: int
+    """Layer whose output is used, counted from 1; those above are not held."""
+    normalize: bool
+    """Whether each clip is brought to mean 0 and variance 1 before the convolutions."""
+    learned_from: str
+    """In one phrase, what the model was learned from."""
+
+    def __post_init__(self) -> None:
+        kind = self.model.get("model_type")
+        if kind not in MODELS:
+            raise UserError(
+                f"config.json names a {kind!r} model; gslm reads whisper and {', '.join(MODELS)}"
+            )
+        if not 1 <= self.layer <= self.n_layers:
+            raise NoSuchLayerError(
+                f"{kind}: there is no layer {self.layer}; choose one from 1 to {self.n_layers}"
+            )
+
+    @property
+    def n_layers(self) -> int:
+        """Layers of the whole model."""
+        n_layers = self.model.get("num_hidden_layers", 12)
+        if not isinstance(n_layers, int):
+            raise UserError(f"config.json: num_hidden_layers should be a number, not {n_layers!r}")
+        return n_layers
+
+
+def load_transformers_speech(
+    source: str | Path,
+    layer: int,
+    chunking: Chunking | None = None,
+    learned_from: str | None = None,
+) -> TransformersSpeechEncoder:
+    """Read the first `layer` layers of a speech encoder in transformers' format.
+
+    source: a folder with config.json and model.safetensors or pytorch_model.bin, or the name of
+    such a model on the Hugging Face Hub. learned_from: what the model was learned from; by its
+    config.json where None. Weights become float32. Raises `UserError` where the folder holds
+    another kind of model, or one for another sample rate, where weights are missing, or more
+    than the model has, and where transformers is not installed.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        patterns = (*CONFIG_FILES, *HUB_SAFETENSORS)
+        folder = folder_from_hub(str(source), patterns, "model", "a speech encoder")
+        if not has_safetensors(folder):
+            patterns = (*CONFIG_FILES, *HUB_PICKLED)
+            folder = folder_from_hub(str(source), patterns, "model", "a speech encoder")
+    model = read_json_object(folder / "config.json")
+    # Where the folder was made says nothing here, and may name a person's home.
+    model = {name: value for name, value in model.items() if not name.startswith("_")}
+    config = TransformersSpeechConfig(
+        model=model,
+        layer=layer,
+        normalize=_normalizes(folder, model),
+        learned_from=learned_from or _learned_from(model),
+    )
+    built = truncated_model(config)
+    wanted = _Wanted(config, built)
+    tensors = read_wanted(folder, wanted.name)
+    if not tensors:
+        raise UserError(
+            f"{folder}: the weights hold nothing of a {model['model_type']} encoder; "
+            "config.json is another model's"
+        )
+    fill(built, tensors, source)
+    return TransformersSpeechEncoder(built, config, chunking)
+
+
+def build_transformers_speech(
+    config: dict[str, Any], tensors: dict[str, Tensor], chunking: Chunking, where: str | Path
+) -> TransformersSpeechEncoder:
+    """Rebuild an encoder from what its `config` and `tensors` gave, read at `where`."""
+    read = config_from_json(TransformersSpeechConfig, config, where)
+    model = truncated_model(read)
+    fill(model, tensors, where)
+    return TransformersSpeechEncoder(model, read, chunking)
+
+
+def truncated_model(config: TransformersSpeechConfig) -> Any:
+    """transformers' model up to the layer, on the meta device: its weights have shapes only."""
+    kind = config.model["model_type"]
+    try:
+        import transformers
+    except ImportError:
+        raise UserError(
+            f"{kind} models need transformers; run `pip install 'gslm[transformers]'`"
+        ) from None
+    model_class = getattr(transformers, MODELS[kind])
+    try:
+        sizes = model_class.config_class.from_dict(dict(config.model))
+        sizes.num_hidden_layers = config.layer
+        sizes.add_adapter = False  # what comes after the layers
+        sizes.use_intermediate_ffn_before_adapter = False
+        with torch.device("meta"):
+            model = model_class(sizes)
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"config.json: sizes that make no {kind} model ({reason})") from None
+    if getattr(sizes, "feat_extract_activation", "gelu") != "gelu":
+        raise UserError(f"config.json: convolutions of a {kind} model without GELU are not known")
+    if hasattr(model, "masked_spec_embed"):
+        del model.masked_spec_embed  # a vector for training alone
+    if getattr(sizes, "do_stable_layer_norm", False) and config.layer < config.n_layers:
+        # transformers normalises the last layer's output only.
+        model.encoder.layer_norm = nn.Identity()
+    if (conv := _weight_normed(model)) is not None:
+        nn.utils.parametrize.remove_parametrizations(conv, "weight")
+        conv._load_state_dict_pre_hooks.clear()  # of weight norm; it could not be pickled
+    if (positions := getattr(model.encoder, "embed_positions", None)) is not None:
+        model.encoder.embed_positions = type(positions)(sizes)  # a table, of no weights
+    return model.eval().requires_grad_(False)
+
+
+def fill(model: Any, tensors: dict[str, Tensor], where: str | Path) -> None:
+    """Give a model of the meta device its weights, read at `where`; they must fit exactly."""
+    tensors = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
+    if (conv := _weight_normed(model)) is not None:
+        _join_weight_norm(tensors, next(n for n, m in model.named_modules() if m is conv))
+    try:
+        model.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split(":", 1)[-1].split())[:200]
+        raise UserError(f"{where}: the weights do not fit the encoder ({reason})") from None
+    model.requires_grad_(False)
+
+
+class TransformersSpeechEncoder:
+    """A speech encoder of transformers up to one layer; any clip up to a chunk.
+
+    Clips are prepared as the model's preprocessor_config.json asks: brought to mean 0 and
+    variance 1 (of a long recording each chunk by itself), or turned into log-mel pairs.
+    """
+
+    prefix = "transformers/"
+    """What all names begin with; the rest is transformers' `model_type`."""
+
+    def __init__(
+        self,
+        model: Any,
+        config: TransformersSpeechConfig,
+        chunking: Chunking | None = None,
+    ) -> None:
+        """Join a filled model (of `truncated_model`) and what it was built from."""
+        self.model = model
+        self.name = self.prefix + config.model["model_type"]
+        self.layer = config.layer
+        self.learned_from = config.learned_from
+        self.dim: int = model.config.hidden_size
+        self._config = config
+        self._has_convolutions = hasattr(model, "feature_extractor")
+        if self._has_convolutions:
+            shapes = zip(model.config.conv_kernel, model.config.conv_stride, strict=True)
+            self.hop_length, self._window = hop_and_window(list(shapes))
+        else:
+            self.hop_length, self._window = log_mel_pairs.HOP_LENGTH, log_mel_pairs.WINDOW
+        self.chunking = chunking or ten_second_chunks(self.hop_length)
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """Hash over the weights that are held, rounded to half precision."""
+        return tensors_hash(self.tensors())
+
+    def __call__(self, clips: Sequence[Tensor]) -> list[Tensor]:
+        """Clips (samples,) to hidden states (frames, dim), differentiable in the clips."""
+        device = self.model.feature_projection.projection.weight.device
+        projected = []
+        for clip in clips:
+            frames = self._front_end(clip.to(device))
+            out = self.model.feature_projection(frames[None])
+            projected.append((out[0] if isinstance(out, tuple) else out)[0])
+        hidden: dict[int, Tensor] = {}
+        for group in self._groups([len(frames) for frames in projected]):
+            rows = self._transformed([projected[i] for i in group])
+            hidden |= dict(zip(group, rows, strict=True))
+        return [hidden[i].float() for i in range(len(clips))]
+
+    def n_frames(self, n_samples: int) -> int:
+        """Frames of whole windows, at least one: shorter clips are padded with zeros."""
+        return n_outputs(n_samples, self.hop_length, self._window)
+
+    def config(self) -> dict[str, Any]:
+        """transformers' configuration, the layer, and how clips are prepared."""
+        return asdict(self._config)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights under transformers' names, without a prefix, weight norm multiplied out."""
+        return dict(self.model.state_dict())
+
+    def _front_end(self, clip: Tensor) -> Tensor:
+        """What the projection takes: (samples,) to (frames, channels)."""
+        if not self._has_convolutions:
+            clip = nn.functional.pad(clip, (0, max(0, self._window - len(clip))))
+            n_mels = self.model.config.feature_projection_input_dim // 2
+            frames = log_mel_pairs.log_mel_pairs(clip, n_mels)
+            return frames.to(self.model.feature_projection.projection.weight.dtype)
+        if self._config.normalize:
+            clip = (clip - clip.mean()) / (clip.var(correction=0) + 1e-7).sqrt()
+        return convolve(clip, self._convolutions())
+
+    def _convolutions(self) -> list[ConvolutionalLayer]:
+        layers = []
+        for layer in self.model.feature_extractor.conv_layers:
+            norm = getattr(layer, "layer_norm", None)
+            kind: Literal["none", "clip", "channels"] = "none"
+            if norm is not None:
+                kind = "clip" if isinstance(norm, nn.GroupNorm) else "channels"
+            layers.append(
+                ConvolutionalLayer(
+                    weight=layer.conv.weight,
+                    bias=layer.conv.bias,
+                    stride=layer.conv.stride[0],
+                    norm=kind,
+                    norm_weight=getattr(norm, "weight", None),
+                    norm_bias=getattr(norm, "bias", None),
+                    eps=getattr(norm, "eps", 1e-5),
+                )
+            )
+        return layers
+
+    def _groups(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Clips that share a batch, by their frames."""
+        is_padded = self._config.model["model_type"] in _PADDED
+        # A batch normalisation turns the zeros of the padding into something else.
+        is_padded &= not getattr(self.model.config, "conv_pos_batch_norm", False)
+        return like_lengths(lengths, MAX_PADDING if is_padded else 0.0)
+
+    def _transformed(self, clips: list[Tensor]) -> list[Tensor]:
+        """Layers over clips (frames, dim) of like length."""
+        lengths = torch.tensor([len(clip) for clip in clips], device=clips[0].device)
+        rows = pad_sequence(clips, batch_first=True)
+        mask = None
+        if lengths.min() < rows.shape[1]:
+            mask = torch.arange(rows.shape[1], device=rows.device) < lengths[:, None]
+        hidden = self.model.encoder(rows, attention_mask=mask).last_hidden_state
+        return [row[: len(clip)] for row, clip in zip(hidden, clips, strict=True)]
+
+
+class _Wanted:
+    """Which tensors of a file are read, and under which name."""
+
+    def __init__(self, config: TransformersSpeechConfig, model: Any) -> None:
+        self._layer = config.layer
+        self._n_layers = config.n_layers
+        self._prefix = f"{model.base_model_prefix}."
+        self._has_norm = not isinstance(getattr(model.encoder, "layer_norm", None), nn.Identity)
+
+    def name(self, full_name: str) -> str | None:
+        """The model's name for a tensor of a file, or None where it is not read.
+
+        Heads for training or transcripts lie outside the three parts and are passed over. What
+        lies inside and does not belong to the model, such as a layer too many, is read, and then
+        refused.
+        """
+        name = full_name.removeprefix(self._prefix)
+        part, _, rest = name.partition(".")
+        if part not in ("feature_extractor", "feature_projection", "encoder"):
+            return None
+        kind, _, index = rest.partition(".")
+        if part == "encoder" and kind == "layers" and index.split(".")[0].isdigit():
+            number = int(index.split(".")[0])
+            return None if self._layer <= number < self._n_layers else name
+        if part == "encoder" and kind == "layer_norm" and not self._has_norm:
+            return None
+        return name
+
+
+def _weight_normed(model: Any) -> Any:
+    """The position convolution whose weight is stored as a length and a direction, if any."""
+    conv = getattr(getattr(model.encoder, "pos_conv_embed", None), "conv", None)
+    has_norm = not getattr(model.config, "conv_pos_batch_norm", False)
+    return conv if has_norm else None
+
+
+def _join_weight_norm(tensors: dict[str, Tensor], name: str) -> None:
+    """Multiply out weight norm, under its old names or its new ones; in place."""
+    for length, direction in (
+        ("weight_g", "weight_v"),
+        ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+    ):
+        if {f"{name}.{length}", f"{name}.{direction}"} <= set(tensors):
+            g, v = tensors.pop(f"{name}.{length}"), tensors.pop(f"{name}.{direction}")
+            tensors[f"{name}.weight"] = torch._weight_norm(v, g, 2)
+
+
+def _normalizes(folder: Path, model: dict[str, Any]) -> bool:
+    """Whether clips are normalised; checks the rest of preprocessor_config.json.
+
+    Without that file as in fairseq: where the convolutions are normalised over channels.
+    """
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        return model.get("feat_extract_norm", "group") == "layer"
+    asked = read_json_object(path)
+    rate = asked.get("sampling_rate", SAMPLE_RATE)
+    if rate != SAMPLE_RATE:
+        raise UserError(
+            f"{path}: the encoder was made for {rate} Hz; gslm gives {SAMPLE_RATE:,} Hz, choose "
+            "an encoder made for it"
+        )
+    if model.get("model_type") == "wav2vec2-bert":
+        stack, n_mels = asked.get("stride", 2), asked.get("num_mel_bins", 80)
+        if (stack, stack * n_mels) != (2, model.get("feature_projection_input_dim", 160)):
+            raise UserError(f"{path}: stacks of {stack} spectra of {n_mels} bands are not known")
+        return False  # by band, see log_mel_pairs
+    return bool(asked.get("do_normalize", True))
+
+
+def _learned_from(model: dict[str, Any]) -> str:
+    heads = [name for name in model.get("architectures") or [] if "For" in name]
+    if heads and not heads[0].endswith("ForPreTraining"):
+        return f"speech, then transcripts or labels ({heads[0]})"
+    return "speech alone"

@@ -1,0 +1,109 @@
+"""Weights in the files of others: only the tensors that are wanted, and never pickled code."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from gslm.bundle import read_json_object
+from gslm.errors import UserError
+
+_SAFETENSORS = "model.safetensors"
+_PICKLED = "pytorch_model.bin"
+
+HUB_SAFETENSORS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+"""Patterns of the files to ask the Hub for first."""
+HUB_PICKLED = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
+"""Patterns to ask for where a repository has no safetensors."""
+
+
+def has_safetensors(folder: Path) -> bool:
+    """Whether a model's folder holds its weights as safetensors, in one file or in several."""
+    return any((folder / f"{_SAFETENSORS}{end}").is_file() for end in ("", ".index.json"))
+
+
+def read_wanted(folder: Path, wanted: Callable[[str], str | None]) -> dict[str, Tensor]:
+    """Read tensors of a transformers folder, one by one.
+
+    wanted: from a tensor's name in the file to the name that it gets, or None where it is not to
+    be read. safetensors are preferred; `pytorch_model.bin` is mapped into memory and only the
+    wanted tensors are copied. Raises `UserError` where there are no weights, or damaged ones.
+    """
+    if has_safetensors(folder):
+        paths, read = _parts(folder, _SAFETENSORS), _read_safetensors
+    else:
+        paths, read = _parts(folder, _PICKLED), _read_pickled
+    tensors: dict[str, Tensor] = {}
+    for path in paths:
+        tensors |= read(path, wanted)
+    return tensors
+
+
+def load_pickled(path: Path) -> Any:
+    """Read what `torch.save` wrote: tensors, numbers, text, lists and dictionaries, no code.
+
+    Tensors are mapped from the file, so that only what is used is read. Raises `UserError` for
+    a file that is no such file, is truncated, or asks to run something.
+    """
+    mapped = zipfile.is_zipfile(path)  # files from before torch 1.6 cannot be mapped
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"asks to run {asked[1]}" if asked else "holds more than tensors"
+        raise UserError(
+            f"{path}: {what}, which a file of weights need not; it was not run. Convert the "
+            "file to safetensors where you trust it"
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"{path}: damaged, truncated or not torch's ({reason}); copy it again"
+        ) from None
+
+
+def _parts(folder: Path, name: str) -> list[Path]:
+    index = folder / f"{name}.index.json"
+    if index.is_file():
+        weight_map = read_json_object(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise UserError(f"{index}: has no weight_map; copy it again")
+        # Names only: a part lies beside its index and nowhere else.
+        return [folder / Path(str(part)).name for part in sorted(set(weight_map.values()))]
+    return [folder / name]
+
+
+def _read_safetensors(path: Path, wanted: Callable[[str], str | None]) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; the model's folder is incomplete")
+    try:
+        with safe_open(path, "pt") as file:
+            names = {name: wanted(name) for name in file.keys()}  # noqa: SIM118  (no dictionary)
+            return {ours: file.get_tensor(name) for name, ours in names.items() if ours}
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged or truncated ({error}); copy it again") from None
+
+
+def _read_pickled(path: Path, wanted: Callable[[str], str | None]) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(
+            f"{path.parent}: holds no weights; expected {_SAFETENSORS} or {_PICKLED} beside "
+            "config.json"
+        )
+    state = load_pickled(path)
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: expected tensors by name, found {type(state).__name__}")
+    named = {wanted(str(name)): value for name, value in state.items()}
+    return {ours: value.clone() for ours, value in named.items() if ours and torch.is_tensor(value)}
