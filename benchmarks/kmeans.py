@@ -50,9 +50,9 @@ def main() -> None:
         print(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
 
 
-def matmul_rate() -> float:
-    """Best of five 2048^3 float32 products, in GFLOP/s."""
-    a = torch.randn(2048, 2048)
+def matmul_rate(dtype: torch.dtype = torch.float32) -> float:
+    """Best of five 2048^3 products of `dtype`, in GFLOP/s."""
+    a = torch.randn(2048, 2048, dtype=dtype)
     best = float("inf")
     for _ in range(6):
         start = time.perf_counter()

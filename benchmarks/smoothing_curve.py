@@ -20,6 +20,7 @@ import gslm.units
 from gslm.audio import find_audio
 from gslm.types import deduplicate
 from gslm.units.chunking import encode_clips
+from gslm.units.phone_agreement import PhoneCounts, entropy_bits
 from gslm.units.phone_labels import PhoneLabels, frame_phones
 from gslm.units.quantizers.smoothing import smooth, spacing
 from gslm.units.recordings import clip_groups
@@ -40,17 +41,17 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     encoder = gslm.units.load(arguments.units).smoothed(0)
     labels = PhoneLabels.open(arguments.phones)
-    curve = [Point(p, encoder.n_units, len(labels.phones)) for p in arguments.penalties]
+    curve = [Point(p, encoder.n_units, tuple(labels.phones)) for p in arguments.penalties]
     n_frames = _count(encoder, arguments.audio, labels, curve)
     seconds = n_frames / encoder.fingerprint.frame_rate
     print(f"{encoder.fingerprint}; {seconds / 60:.1f} minutes")
     print("penalty  units/s  change  bits/s    PNMI   change  seconds to smooth")
     for point in curve:
-        rate, score = point.runs.sum() / seconds, pnmi(point.counts)
-        first_rate, first_score = curve[0].runs.sum() / seconds, pnmi(curve[0].counts)
+        rate, score = point.runs.sum() / seconds, point.phones.pnmi
+        first_rate, first_score = curve[0].runs.sum() / seconds, curve[0].phones.pnmi
         print(
             f"{point.penalty:7g}  {rate:7.2f}  {rate / first_rate - 1:+6.1%}  "
-            f"{rate * entropy(point.runs):6.1f}  {score:.4f}  {score - first_score:+.4f}  "
+            f"{rate * entropy_bits(point.runs):6.1f}  {score:.4f}  {score - first_score:+.4f}  "
             f"{point.seconds:7.1f}"
         )
 
@@ -58,9 +59,9 @@ def main() -> None:
 class Point:
     """What one penalty gives."""
 
-    def __init__(self, penalty: float, n_units: int, n_phones: int) -> None:
+    def __init__(self, penalty: float, n_units: int, phones: tuple[str, ...]) -> None:
         self.penalty = penalty
-        self.counts = np.zeros((n_units, n_phones), np.int64)
+        self.phones = PhoneCounts(phones, np.zeros((n_units, len(phones)), np.int64))
         """Frames of each unit and phone."""
         self.runs = np.zeros(n_units, np.int64)
         """Runs of each unit."""
@@ -75,7 +76,7 @@ class Point:
         ids, durations = deduplicate(*(np.concatenate(part) for part in zip(*runs, strict=True)))
         self.runs += np.bincount(ids, minlength=len(self.runs))
         known = phones >= 0
-        np.add.at(self.counts, (np.repeat(ids, durations)[known], phones[known]), 1)
+        np.add.at(self.phones.counts, (np.repeat(ids, durations)[known], phones[known]), 1)
 
 
 def _count(encoder: UnitEncoder, root: Path, labels: PhoneLabels, curve: list[Point]) -> int:
@@ -92,22 +93,6 @@ def _count(encoder: UnitEncoder, root: Path, labels: PhoneLabels, curve: list[Po
                 point.add(encoder.normalize(raw), phones, encoder.centroids)
             n_frames += len(raw)
     return n_frames
-
-
-def entropy(counts: np.ndarray) -> float:
-    """Bits of one draw; counts (n,)."""
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log2(shares)).sum())
-
-
-def pnmi(counts: np.ndarray) -> float:
-    """Mutual information of units and phones over the phones' entropy; counts (units, phones)."""
-    shares = counts / counts.sum()
-    phones, units = shares.sum(0), shares.sum(1)
-    expected = units[:, None] * phones
-    seen = shares > 0
-    information = (shares[seen] * np.log(shares[seen] / expected[seen])).sum()
-    return float(information / -(phones[phones > 0] * np.log(phones[phones > 0])).sum())
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         hours = 0.05 if arguments.quick else arguments.hours
-        seconds = _repeat(arguments.audio, work / "audio", hours * 3600)
+        seconds = repeat_audio(arguments.audio, work / "audio", hours * 3600)
         print(f"audio: {seconds / 3600:.2f} hours, {len(find_audio(work / 'audio'))} files")
         for name in ("log-mel", source):
             encoder = load_encoder(name, 3)
@@ -99,7 +99,7 @@ def _killed_and_resumed(work: Path, folder: Path, units: UnitEncoder, after_s: f
     _timed(work, folder, units, 1)
 
 
-def _repeat(source: Path, target: Path, seconds: float) -> float:
+def repeat_audio(source: Path, target: Path, seconds: float) -> float:
     """Link the folder's files again and again until they make `seconds` of audio."""
     lengths = {id_: len(read_audio(source / id_)) / 16_000 for id_ in find_audio(source)}
     total = 0.0

@@ -34,6 +34,8 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
     `path` before stays as it was.
     """
     path = Path(path)
+    if path.is_dir():
+        raise CannotWriteError(f"{path}: is a folder; name a file in it")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

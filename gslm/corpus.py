@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from gslm.audio import Waveform, read_audio, resolve_inside
 from gslm.bundle import read_json, write_atomically, write_json
 from gslm.errors import UserError
 from gslm.types import Fingerprint, Units
@@ -32,6 +33,8 @@ _SCHEMA = pa.schema(
         pa.field("pitch", pa.list_(pa.float32())),
     ]
 )
+_FIRST_SAMPLE = pa.field("first_sample", pa.int64(), nullable=False)
+"""A further column, of corpora whose recordings were trimmed."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,13 @@ class CorpusRow:
     durations: NDArray[np.int32] | None
     """Frames of each unit (n,), or None where one id is one frame."""
     n_samples: int
-    """Samples of the recording at 16 kHz."""
+    """Samples at 16 kHz that were encoded: of the whole recording, unless it was trimmed."""
     speaker: str
     """Name of the speaker; empty where unknown."""
     pitch: NDArray[np.float32] | None = None
     """Fundamental frequency in Hz for each frame (0: unvoiced), or None."""
+    first_sample: int = 0
+    """Sample of the recording at 16 kHz where what was encoded begins; kept if trimmed."""
 
 
 class CorpusWriter:
@@ -60,9 +65,10 @@ class CorpusWriter:
     ) -> None:
         """Open `folder` for writing.
 
-        `source` says what is encoded and how (root, files' hash, shard size): shards of an
-        earlier run are only kept where it and the fingerprint are the same. Raises `UserError`
-        where the folder holds another corpus.
+        `source` says what is encoded and how (root, files' hash, shard size; `channel` where
+        only one is, `trimmed` where silence is left out): shards of an earlier run are only kept
+        where it and the fingerprint are the same. Raises `UserError` where the folder holds
+        another corpus.
         """
         self.folder = Path(folder)
         plan = {"format": _FORMAT, "fingerprint": fingerprint.to_json(), "source": source}
@@ -104,17 +110,9 @@ class CorpusWriter:
             write_atomically(skipped_path, lambda path: _write_bytes(path, lines.encode("utf-8")))
         else:
             skipped_path.unlink(missing_ok=True)
-        table = pa.table(
-            {
-                "id": [row.id for row in rows],
-                "units": [row.units for row in rows],
-                "durations": [row.durations for row in rows],
-                "n_samples": [row.n_samples for row in rows],
-                "speaker": [row.speaker for row in rows],
-                "pitch": [row.pitch for row in rows],
-            },
-            schema=_SCHEMA,
-        )
+        schema = _SCHEMA.append(_FIRST_SAMPLE) if self.source.get("trimmed") else _SCHEMA
+        columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
+        table = pa.table(columns, schema=schema)
         write_atomically(shard_path(self.folder, index), lambda path: pq.write_table(table, path))
 
     def finish(self, n_shards: int, held_out: Collection[str] | None = None) -> Corpus:
@@ -224,6 +222,25 @@ class Corpus:
                 if split == "all" or self.is_held_out(row.id) == (split == "held_out"):
                     yield row
 
+    def waveform(self, row: CorpusRow, audio_root: str | Path) -> Waveform:
+        """The samples (n,) at 16 kHz that the row's units were made from, read again.
+
+        audio_root: the folder that was encoded. Raises `UserError` as `read_audio` does.
+        """
+        path = resolve_inside(audio_root, row.id)
+        waveform = read_audio(path, channel=self.source.get("channel"))
+        if self.source.get("trimmed"):
+            return waveform[row.first_sample : row.first_sample + row.n_samples]
+        return waveform
+
+    def require_times(self) -> None:
+        """Raise a `UserError` unless units have the times of their recordings: not if trimmed."""
+        if self.source.get("trimmed"):
+            raise UserError(
+                f"{self.folder}: its recordings were trimmed, so labelled times do not fit its "
+                "units; encode without --trim-silence"
+            )
+
     def units(self, row: CorpusRow) -> Units:
         """The row's unit sequence with the corpus' fingerprint."""
         return Units(row.units, row.durations, self.fingerprint)
@@ -262,6 +279,7 @@ def _read_shard(path: Path) -> Iterator[CorpusRow]:
 
 def _rows_of(batch: pa.RecordBatch) -> Iterator[CorpusRow]:
     columns = {name: batch.column(name) for name in _SCHEMA.names}
+    trimmed = _FIRST_SAMPLE.name in batch.schema.names
     for i in range(batch.num_rows):
         durations, pitch = columns["durations"][i], columns["pitch"][i]
         yield CorpusRow(
@@ -271,6 +289,7 @@ def _rows_of(batch: pa.RecordBatch) -> Iterator[CorpusRow]:
             n_samples=columns["n_samples"][i].as_py(),
             speaker=columns["speaker"][i].as_py(),
             pitch=_values(pitch) if pitch.is_valid else None,
+            first_sample=batch.column(_FIRST_SAMPLE.name)[i].as_py() if trimmed else 0,
         )
 
 

@@ -8,13 +8,16 @@ from pathlib import Path
 import soundfile
 import torch
 
-from gslm.audio import find_audio
+from gslm.audio import SAMPLE_RATE, find_audio
 from gslm.pipeline import BundleSettings, speech_encoder
 from gslm.training import TrainingConfig, has_bfloat16
 from gslm.ulm.model import preset
+from gslm.units.encoders import SpeechEncoder
 
-_ENCODER_GFLOP = {"whisper": 0.6, "mfcc": 0.01, "log-mel": 0.01}
-"""GFLOP a second of speech; other costs are small beside these."""
+_WHISPER_GFLOP, _CEPSTRAL_GFLOP = 0.6, 0.01
+"""GFLOP a second of speech: tiny.en's third layer; other costs are small beside these."""
+_CONVOLUTIONS_GFLOP = 5.0
+"""The same of the seven convolutions that HuBERT and its kin read waveforms with."""
 _GENERATOR_GFLOP = 1.5
 """GFLOP a second of audio of the default generator, forward."""
 _DISCRIMINATOR_GFLOP = 1.6
@@ -34,7 +37,7 @@ def print_plan(audio_root: str | Path, settings: BundleSettings) -> None:
     seconds, known = _duration(Path(audio_root), ids)
     encoder = speech_encoder(settings.units)
     rate = matmul_rate()
-    minutes = _minutes(settings, encoder.name, seconds, rate)
+    minutes = _minutes(settings, _encoder_gflop(encoder), seconds, rate)
     about = "about " if known else "at least "
     print(f"{len(ids)} recordings, {about}{seconds / 60:.1f} minutes")
     layer = f", layer {encoder.layer}" if encoder.layer else ""
@@ -82,10 +85,19 @@ def _duration(root: Path, ids: list[str]) -> tuple[float, bool]:
     return total, known
 
 
+def _encoder_gflop(encoder: SpeechEncoder) -> float:
+    """GFLOP a second of speech."""
+    weights = sum(tensor.numel() for tensor in encoder.tensors().values())
+    if not weights:
+        return _CEPSTRAL_GFLOP
+    if encoder.name == "whisper":
+        return _WHISPER_GFLOP
+    return _CONVOLUTIONS_GFLOP + 2e-9 * weights * SAMPLE_RATE / encoder.hop_length
+
+
 def _minutes(
-    settings: BundleSettings, encoder: str, seconds: float, rate: float
+    settings: BundleSettings, encoder_gflop: float, seconds: float, rate: float
 ) -> dict[str, float]:
-    encoder_gflop = _ENCODER_GFLOP.get(encoder, 1.0)
     # Once for k-means, once for the corpus, and once for each view.
     passes = 2 + settings.vocoder.n_views
     encoding = passes * seconds * encoder_gflop * 1e9 / (0.6 * rate)

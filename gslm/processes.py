@@ -1,4 +1,4 @@
-"""What the processes of one training run tell each other; alone, every function does nothing.
+"""What the processes of one run tell each other; alone, every function does nothing.
 
 Gradients are averaged here just before a step, rather than by a wrapper around each module:
 modules stay plain, a task may call their other methods, and several losses with networks that
@@ -7,7 +7,10 @@ are frozen in turn (a GAN) need no special care.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import lru_cache
 
 import torch
 import torch.distributed as dist
@@ -15,12 +18,76 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 
+from gslm.errors import UserError
+
+_LONGEST_WAIT = timedelta(days=30)  # one process may have hours of work left when others are done
+
 
 def this_process() -> PartialState:
     """Device and place of this process; joins those that torchrun or accelerate started."""
     # accelerate forms a group of CPU processes only where it is told that there is no GPU.
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     return PartialState(cpu=on_cpu)
+
+
+def use_own_device(encoder: object) -> None:
+    """Of several processes, each puts an encoder's network (its `model`) on its own device."""
+    process = this_process()
+    model = getattr(encoder, "model", None)
+    if process.num_processes > 1 and isinstance(model, nn.Module):
+        model.to(process.device)
+
+
+def wait_for_all() -> None:
+    """Return once every process has come here, however long the others take.
+
+    Raises `UserError` where one of them has stopped.
+    """
+    if this_process().num_processes > 1:
+        with _others_may_stop():
+            dist.barrier(_host_group(dist.group.WORLD))
+
+
+def add_over_processes(*tensors: Tensor) -> None:
+    """Replace CPU tensors by their sums over processes, which have them in the same shapes.
+
+    Raises `UserError` where a process has stopped.
+    """
+    if this_process().num_processes > 1:
+        with _others_may_stop():
+            for tensor in tensors:
+                dist.all_reduce(tensor, group=_host_group(dist.group.WORLD))
+
+
+def copy_of_first(tensor: Tensor) -> Tensor:
+    """The first process' tensor, on the CPU; the others give one of the same shape and type.
+
+    Raises `UserError` where a process has stopped.
+    """
+    if this_process().num_processes > 1:
+        tensor = tensor.clone(memory_format=torch.contiguous_format)
+        with _others_may_stop():
+            dist.broadcast(tensor, src=0, group=_host_group(dist.group.WORLD))
+    return tensor
+
+
+@lru_cache(maxsize=1)
+def _host_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    """All processes, speaking over their CPUs, whatever their accelerators use."""
+    ranks = dist.get_process_group_ranks(world)
+    return dist.new_group(ranks, backend="gloo", timeout=_LONGEST_WAIT)
+
+
+@contextmanager
+def _others_may_stop() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"another process of this run has stopped ({reason}); mend what it says, if it says "
+            "anything, then run the same command again: finished work is kept"
+        ) from None
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

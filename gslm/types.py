@@ -49,7 +49,7 @@ class Fingerprint:
         layer = f" layer {self.layer}" if self.layer else ""
         return (
             f"{self.encoder}{layer} at {self.frame_rate:g} Hz, K={self.vocabulary_size}, "
-            f"weights {self.weights_hash or '-'}, centroids {self.centroids_hash}, "
+            f"weights {self.weights_hash or '-'}, centroids {self.centroids_hash or '-'}, "
             f"normalisation {self.normalization}"
             f"{', ' if self.coarsening else ''}{self.coarsening}"
         )

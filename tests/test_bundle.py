@@ -139,6 +139,14 @@ def test_a_full_disk_keeps_old_tensors(tmp_path, monkeypatch):
     assert torch.equal(read_tensors(path)["a"], torch.ones(2))
 
 
+def test_a_file_that_is_a_folder_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (".", tmp_path):
+        with pytest.raises(UserError, match="is a folder; name a file in it"):
+            write_json(path, {})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_is_a_file_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError) as error:

@@ -90,6 +90,21 @@ def test_plain_pyarrow_reads_it(tmp_path):
     assert table["units"][3].as_py() == row(3).units.tolist()
 
 
+def test_only_trimmed_corpora_have_a_first_sample_and_lack_their_recordings_times(tmp_path):
+    writer = CorpusWriter(tmp_path / "trimmed", FINGERPRINT, {"trimmed": True})
+    writer.write_shard(0, [replace(row(1), first_sample=480)])
+    trimmed = writer.finish(1)
+    assert next(trimmed.rows()).first_sample == 480
+    with pytest.raises(UserError, match="labelled times do not fit") as error:
+        trimmed.require_times()
+    one_line(error, "trimmed", "--trim-silence")
+    plain = build(tmp_path / "plain", ["a.wav"])
+    assert next(plain.rows()).first_sample == 0
+    plain.require_times()
+    columns = pq.read_table(shard_path(plain.folder, 0)).column_names
+    assert columns == ["id", "units", "durations", "n_samples", "speaker", "pitch"]
+
+
 def test_two_files_of_one_basename_are_kept_apart(tmp_path):
     found = build(tmp_path, ["ann/one.wav", "bob/one.wav"])
     assert [r.id for r in found.rows()] == ["ann/one.wav", "bob/one.wav"]

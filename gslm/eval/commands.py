@@ -1,4 +1,4 @@
-"""`gslm eval`: how intelligible and how natural a folder of speech is."""
+"""`gslm eval`: how intelligible and natural speech is, and what units tell of it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from gslm.eval.abx_commands import abx_command
+from gslm.eval.make_commands import app as make_app
+from gslm.eval.unit_commands import pnmi_command
+
 if TYPE_CHECKING:
     from gslm.eval.wer import ErrorReport, Transcribe
 
-app = App(name="eval", help="How intelligible and how natural a folder of speech is.")
+app = App(name="eval", help="How intelligible and natural speech is, and what units tell of it.")
+app.command(make_app)
+app.command(pnmi_command, name="pnmi")
+app.command(abx_command, name="abx")
 
 
 @app.command(name="wer")

@@ -6,7 +6,7 @@ go to the encoder, and of each chunk's frames the middle is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gslm.units.encoders.base import Chunking, SpeechEncoder
+from gslm.units.encoders.base import Chunking, NormalizesOverTime, SpeechEncoder
 
 BATCH_FRAMES = 1500
 """Frames in a batch, 30 seconds: enough for full speed, small enough for the cache."""
@@ -61,20 +61,34 @@ def encode_clips(
     clips: float32 (samples,) at 16 kHz. Returns float32 (frames, dim) for each. The batches
     depend on the clips' lengths and order alone, so the same list gives the same bits.
     """
-    chunks = [
-        (i, chunk)
-        for i, clip in enumerate(clips)
-        for chunk in cut([clip], chunking or encoder.chunking, encoder.hop_length)
-    ]
+    chunking = chunking or encoder.chunking
+    longest = (chunking.chunk_frames - chunking.offset_frames) * encoder.hop_length
+    parts: list[list[Tensor]] = [[] for _ in clips]
+    chunks: list[tuple[int, Chunk]] = []
+    for i, clip in enumerate(clips):
+        if len(clip) > longest and isinstance(encoder, NormalizesOverTime):
+            # Its chunks cannot share batches with others: they are normalised together.
+            parts[i] = list(encode_stream(encoder.for_recording([clip]), [clip], chunking))
+        else:
+            chunks += [(i, chunk) for chunk in cut([clip], chunking, encoder.hop_length)]
     order = sorted(range(len(chunks)), key=lambda j: (len(chunks[j][1].samples), j))
     kept: dict[int, Tensor] = {}
     for batch in _batches(order, [encoder.n_frames(len(chunk.samples)) for _, chunk in chunks]):
         frames = encoder([torch.from_numpy(chunks[j][1].samples) for j in batch])
         kept |= {j: f[chunks[j][1].keep] for j, f in zip(batch, frames, strict=True)}
-    parts: list[list[Tensor]] = [[] for _ in clips]
     for j, (i, _) in enumerate(chunks):
         parts[i].append(kept[j])
     return [torch.cat(part) for part in parts]
+
+
+def for_recording(
+    encoder: SpeechEncoder, blocks: Callable[[], Iterable[NDArray[np.float32]]]
+) -> SpeechEncoder:
+    """The encoder for the chunks of one recording, of which some encoders see the whole first.
+
+    blocks: reads the recording, float32 (samples,) in order; called where it is needed.
+    """
+    return encoder.for_recording(blocks()) if isinstance(encoder, NormalizesOverTime) else encoder
 
 
 def encode_stream(
@@ -85,7 +99,7 @@ def encode_stream(
     """Frames (n, dim) of one recording in order, chunk by chunk, in bounded memory.
 
     blocks: float32 (samples,) at 16 kHz. Joined, the frames are those of `encode_clips`, up to
-    rounding.
+    rounding, if the encoder is the recording's own: see `for_recording`.
     """
     waiting: list[Chunk] = []
     n_waiting = 0

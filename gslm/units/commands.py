@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from gslm.units.format_commands import assemble, export_units, import_units
+from gslm.units.soft_commands import soft, soft_encode, soft_settings
+
 app = App(
     name="units", help="Speech to discrete units: encoders, fit, smooth, encode, bpe, inspect."
 )
+app.command(import_units, name="import")
+app.command(export_units, name="export")
+app.command(assemble)
+app.command(soft)
+app.command(soft_settings)
+app.command(soft_encode)
+
+Precision = Annotated[
+    Literal["float32", "bfloat16", "auto"],
+    Parameter(
+        help="bfloat16 computes HuBERT's kin faster where the processor has instructions for it; "
+        "a few units in a hundred differ. auto: bfloat16 there, float32 elsewhere. Not stored."
+    ),
+]
 
 Audio = Annotated[Path, Parameter(help="Folder of audio files, of any format and depth.")]
 
@@ -35,7 +51,8 @@ def fit(
         str,
         Parameter(
             help="A name that `gslm units encoders` lists (tiny.en, hubert-base, mfcc, …), or "
-            "the folder, Hub name or CPC checkpoint of another model."
+            "another model: its folder or Hub name, or a file of fairseq's or torchaudio's "
+            "HuBERT or wav2vec 2.0, or of CPC."
         ),
     ] = "tiny.en",
     layer: Annotated[
@@ -49,6 +66,7 @@ def fit(
     max_hours: Annotated[float, Parameter(help="Audio that k-means sees, in hours.")] = 5.0,
     seed: int = 0,
     half: Annotated[bool, Parameter(help="Store the encoder in half precision.")] = False,
+    precision: Precision = "float32",
     smooth: Annotated[
         float,
         Parameter(help="Cost of changing the unit, such as 1: fewer changes, longer units."),
@@ -76,15 +94,19 @@ def fit(
     """
     from gslm.audio import find_audio
     from gslm.pretrained import whisper_tiny_en
+    from gslm.processes import this_process
     from gslm.units.coarsening import chosen_coarsening
     from gslm.units.encoders import load_encoder
     from gslm.units.fit import fit_units, frames_in_hours
+    from gslm.units.shards import bound_kernel_cache
 
+    bound_kernel_cache()
     coarsening = chosen_coarsening(smooth, syllables, boundaries, prominence)
     max_frames = frames_in_hours(max_hours)  # before a model is fetched
     source = whisper_tiny_en() if encoder == "tiny.en" else encoder
-    speech_encoder = load_encoder(source, layer)
-    print(f"{encoder}: learned from {speech_encoder.learned_from}")
+    speech_encoder = load_encoder(source, layer, precision=precision)
+    if this_process().is_main_process:
+        print(f"{encoder}: learned from {speech_encoder.learned_from}")
     units = fit_units(
         audio,
         find_audio(audio),
@@ -95,8 +117,9 @@ def fit(
         max_frames=max_frames,
         coarsening=coarsening,
     )
-    units.save(output, half=half)
-    print(f"{output}: {units.fingerprint}")
+    if this_process().is_main_process:
+        units.save(output, half=half)
+        print(f"{output}: {units.fingerprint}")
 
 
 @app.command
@@ -123,7 +146,10 @@ def smooth(
 
 @app.command
 def encode(
-    audio: Audio,
+    audio: Annotated[
+        Path | None,
+        Parameter(help="Folder of audio files; the first line of --manifest if not given."),
+    ] = None,
     *,
     units: Annotated[str, Parameter(help="Folder of units, bundle, or Hub name.")],
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="Corpus to write.")],
@@ -131,23 +157,51 @@ def encode(
     speaker_from: Literal["none", "folder"] = "none",
     shard_size: Annotated[int, Parameter(help="Recordings in a shard.")] = 256,
     deduplicate: Annotated[bool, Parameter(help="Store runs with durations.")] = True,
+    engine: Annotated[
+        Literal["local", "ray"],
+        Parameter(help="Processes of this machine, or Ray's (of the cluster in RAY_ADDRESS)."),
+    ] = "local",
+    channel: Annotated[
+        int | None,
+        Parameter(help="Channel to read, counted from 0; the mean of all if not given."),
+    ] = None,
+    precision: Precision = "float32",
+    manifest: Annotated[
+        Path | None, Parameter(help="fairseq's audio manifest: encode the files that it lists.")
+    ] = None,
+    trim_silence: Annotated[
+        bool, Parameter(help="Leave out silence before the first speech and after the last.")
+    ] = False,
 ) -> None:
     """Encode a folder of audio into a corpus; run again, it goes on where it was stopped.
 
     Example: gslm units encode recordings --units my-units -o corpus
+
+    Example: accelerate launch --num_processes 8 -m gslm units encode recordings --units u -o corpus
     """
     import gslm.units
+    from gslm.processes import this_process
     from gslm.units.encode import encode_corpus
+    from gslm.units.formats.manifest import recordings_of
+    from gslm.units.shards import bound_kernel_cache
 
+    bound_kernel_cache()
+    folder, ids = recordings_of(audio, manifest)
     corpus = encode_corpus(
-        audio,
+        folder,
         output,
-        gslm.units.load(units),
-        workers=workers or os.cpu_count() or 1,
+        gslm.units.load(units).in_precision(precision),
+        workers=workers,
+        engine=engine,
         speaker_from=speaker_from,
         shard_size=shard_size,
         deduplicate=deduplicate,
+        channel=channel,
+        trim_silence=trim_silence,
+        ids=ids,
     )
+    if not this_process().is_main_process:
+        return
     print(f"{output}: {corpus.n_rows} recordings, {corpus.n_units} units, {corpus.n_frames} frames")
     for id_, reason in corpus.skipped():
         print(f"skipped {id_}: {reason}")
@@ -184,18 +238,49 @@ def inspect(
     corpus: Annotated[Path, Parameter(help="Corpus made by `gslm units encode`.")],
     *,
     top: Annotated[int, Parameter(help="Most frequent units to list.")] = 10,
-    png: Annotated[Path | None, Parameter(help="Picture of the same figures to write.")] = None,
+    png: Annotated[Path | None, Parameter(help="Picture of use and run lengths to write.")] = None,
+    html: Annotated[Path | None, Parameter(help="Page of all figures to write.")] = None,
+    phones: Annotated[
+        Path | None, Parameter(help="Labels (id, onset, offset, phone, speaker): purity and PNMI.")
+    ] = None,
+    audio: Annotated[
+        Path | None, Parameter(help="Audio that was encoded: inertia, together with --units.")
+    ] = None,
+    units: Annotated[
+        str | None, Parameter(help="Folder of units, bundle, or Hub name that made the corpus.")
+    ] = None,
 ) -> None:
-    """Print how a corpus uses its units: use, entropy, bitrate, run lengths.
+    """Print how a corpus uses its units: use, entropy, bitrate, run lengths, inertia, phones.
 
-    Example: gslm units inspect corpus --png units.png
+    Example: gslm units inspect corpus --html units.html
+
+    Example: gslm units inspect corpus --phones phones.tsv --audio recordings --units my-units
     """
+    import gslm.units
     from gslm.corpus import Corpus
-    from gslm.units.inspection import draw, report, unit_usage
+    from gslm.errors import UserError
+    from gslm.units.inertia import measure_inertia
+    from gslm.units.inspection import Inspection, draw, report, unit_usage
+    from gslm.units.inspection_page import write_page
+    from gslm.units.phone_agreement import corpus_clips, measure_agreement
+    from gslm.units.phone_labels import PhoneLabels
 
+    if top < 0:
+        raise UserError(f"--top {top}: how many units to list, 0 or more")
+    if (audio is None) != (units is None):
+        raise UserError("inertia needs both --audio and --units; give both or neither")
     source = Corpus.open(corpus)
-    usage = unit_usage(source.units(row) for row in source.rows("all"))
-    print(report(usage, top))
+    labels = PhoneLabels.open(phones) if phones else None
+    encoder = gslm.units.load(units) if units else None
+    found = Inspection(
+        usage=unit_usage(source.units(row) for row in source.rows("all")),
+        agreement=measure_agreement(corpus_clips(source), labels) if labels else None,
+        inertia=measure_inertia(source, audio, encoder) if audio and encoder else None,
+    )
+    print(report(found, top))
     if png is not None:
-        draw(usage, png)
+        draw(found.usage, png)
         print(f"{png}: written")
+    if html is not None:
+        write_page(html, found, corpus.resolve().name, top)
+        print(f"{html}: written")

@@ -6,6 +6,7 @@ import math
 import random
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gslm.audio import SAMPLE_RATE, stream_audio
+from gslm.audio import SAMPLE_RATE
 from gslm.errors import UserError
-from gslm.units.chunking import encode_clips, encode_stream
+from gslm.processes import add_over_processes, this_process, use_own_device
+from gslm.units.chunking import encode_clips, encode_stream, for_recording
 from gslm.units.coarsening import Coarsening
 from gslm.units.encoders import HOP_LENGTH, SpeechEncoder
 from gslm.units.normalization import (
@@ -28,7 +30,13 @@ from gslm.units.normalization import (
 )
 from gslm.units.quantizers.kmeans import KMeansConfig, fit_kmeans
 from gslm.units.quantizers.spherical import fit_spherical
-from gslm.units.recordings import Clip, Skipped, clip_groups, reason_without_path
+from gslm.units.recordings import (
+    Clip,
+    Skipped,
+    clip_groups,
+    read_ahead,
+    reason_without_path,
+)
 from gslm.units.syllables import Syllables, pool_syllables
 from gslm.units.unit_encoder import UnitEncoder
 
@@ -74,7 +82,14 @@ def fit_units(
     Features wait on disk (4 * dim bytes a frame) in a temporary folder, so that memory does not
     grow with the audio. Unreadable recordings are passed over; a `UserError` says so where none
     is left, where there are fewer frames than k, or where the disk is full.
+
+    Where torchrun or `accelerate launch` started several processes, all call this function: each
+    encodes a share of the recordings on its own device and keeps their features on its own disk.
+    All return the same units: where all recordings are used those of one process, to rounding;
+    else each process takes its part of `max_frames` from its share.
     """
+    use_own_device(encoder)
+    progress = progress and this_process().is_main_process
     if normalization == "auto":
         by_frame = encoder.layer and not isinstance(coarsening, Syllables)
         normalization = "frame" if by_frame else "global"
@@ -85,29 +100,41 @@ def fit_units(
     if isinstance(coarsening, Syllables):
         coarsening = _with_deviation(coarsening, encoder, audio_root, order)
     with tempfile.TemporaryDirectory(prefix="gslm-") as folder:
-        store = _FeatureStore(Path(folder) / "features", encoder.dim)
-        skipped = _gather(
+        store = FeatureStore(Path(folder) / "features", encoder.dim)
+        skipped = gather_features(
             store,
             audio_root,
-            order,
-            lambda group: _rows(encoder, group, normalization, coarsening),
-            max_frames=max_frames,
+            order[_own_part(len(order))],
+            lambda group: feature_rows(encoder, group, normalization, coarsening),
+            max_frames=len(range(max_frames)[_own_part(max_frames)]),
             progress=progress,
         )
-        if store.n_rows == 0:
+        total = torch.tensor(store.n_rows)
+        add_over_processes(total)
+        n_rows = int(total)
+        if n_rows == 0:
             reason = f": {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
             raise UserError(f"{audio_root}: no readable recording to fit units to{reason}")
-        statistics = feature_statistics(store.blocks()) if normalization == "global" else None
+        statistics = None
+        if normalization == "global":
+            statistics = feature_statistics(store.blocks(), over_processes=True, dim=encoder.dim)
 
         def blocks() -> Iterator[Tensor]:
             for block in store.blocks():
                 yield statistics.normalize(block) if statistics else block
 
         if isinstance(coarsening, Syllables):
-            centroids = _fit_syllables(blocks, store.n_rows, config, progress)
+            centroids = _fit_syllables(blocks, n_rows, config, progress)
         else:
             centroids = fit_kmeans(blocks, config, progress).centroids
     return UnitEncoder(encoder, centroids, normalization, statistics, coarsening=coarsening)
+
+
+def _own_part(n: int) -> slice:
+    """This process' part of n things in order."""
+    process = this_process()
+    ends = [i * n // process.num_processes for i in range(process.num_processes + 1)]
+    return slice(ends[process.process_index], ends[process.process_index + 1])
 
 
 def _fit_syllables(
@@ -122,7 +149,7 @@ def _fit_syllables(
     return fit_spherical(blocks, replace(config, k=config.k - 1), progress).centroids
 
 
-class _FeatureStore:
+class FeatureStore:
     """Rows of float32 features in a file, read back in blocks of one size."""
 
     def __init__(self, path: Path, dim: int) -> None:
@@ -131,17 +158,19 @@ class _FeatureStore:
         self.n_rows = 0
 
     def append(self, file: BinaryIO, frames: Tensor) -> None:
+        """Write frames (n, dim) to the end of the open file."""
         file.write(frames.contiguous().cpu().numpy().tobytes())
         self.n_rows += len(frames)
 
     def blocks(self) -> Iterator[Tensor]:
+        """Read the rows in order, (rows, dim) at a time."""
         with self.path.open("rb") as file:
             while len(values := np.fromfile(file, np.float32, _BLOCK_ROWS * self.dim)):
                 yield torch.from_numpy(values.reshape(-1, self.dim))
 
 
-def _gather(
-    store: _FeatureStore,
+def gather_features(
+    store: FeatureStore,
     root: str | Path,
     ids: Sequence[str],
     rows_of: Callable[[list[Clip]], Iterable[tuple[Tensor, int]]],
@@ -154,8 +183,11 @@ def _gather(
     n_frames = 0
     bar = tqdm(total=len(ids), desc="features", unit="file", disable=not progress)
     try:
-        with store.path.open("wb") as file:
-            for group in clip_groups(root, ids, skipped):
+        with (
+            store.path.open("wb") as file,
+            closing(read_ahead(clip_groups(root, ids, skipped))) as groups,
+        ):
+            for group in groups:
                 try:
                     for rows, n_spanned in rows_of(group):
                         store.append(file, rows[: max_frames - n_frames])
@@ -184,19 +216,28 @@ Encode = Callable[[Iterable[np.ndarray]], Iterable[Tensor]]
 def _recordings(encoder: SpeechEncoder, group: list[Clip]) -> Iterator[tuple[Blocks, Encode]]:
     """How each clip of a group is read and encoded, or the one long recording."""
     waveforms = [clip.waveform for clip in group if clip.waveform is not None]
-    for waveform, frames in zip(waveforms, encode_clips(encoder, waveforms), strict=True):
+    clips = (frames.cpu() for frames in encode_clips(encoder, waveforms))
+    for waveform, frames in zip(waveforms, clips, strict=True):
         yield lambda: [waveform], lambda _: [frames]  # noqa: B023  (used before the next one)
     if not waveforms:
-        yield lambda: stream_audio(group[0].path), lambda read: encode_stream(encoder, read)
+
+        def blocks() -> Iterator[np.ndarray]:
+            return group[0].blocks()
+
+        own = for_recording(encoder, blocks)
+        yield blocks, lambda read: (frames.cpu() for frames in encode_stream(own, read))
 
 
-def _rows(
+def feature_rows(
     encoder: SpeechEncoder,
     group: list[Clip],
     normalization: str,
-    coarsening: Coarsening | None,
+    coarsening: Coarsening | None = None,
 ) -> Iterator[tuple[Tensor, int]]:
-    """Rows (n, dim) to cluster, with the number of frames that they span."""
+    """Rows (n, dim) to cluster, with the number of frames that they span.
+
+    Of the normalisation `global`, which needs all rows, they are as the encoder gives them.
+    """
     for blocks, encode in _recordings(encoder, group):
         normalize = _normalizer(normalization, blocks, encode)
         if isinstance(coarsening, Syllables):

@@ -1,4 +1,4 @@
-"""How unit sequences use their vocabulary: counts, entropy, bitrate, run lengths."""
+"""How unit sequences use their vocabulary, and what units say of phones: figures and a report."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from gslm.bundle import write_atomically
 from gslm.errors import UserError
 from gslm.types import Fingerprint, Units
+from gslm.units.inertia import Inertia
+from gslm.units.phone_agreement import Agreement, entropy_bits
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,12 @@ class UnitUsage:
     @property
     def frame_entropy(self) -> float:
         """Entropy of a frame's unit, in bits."""
-        return _entropy(self.frames)
+        return entropy_bits(self.frames)
 
     @property
     def run_entropy(self) -> float:
         """Entropy of a run's unit, in bits."""
-        return _entropy(self.runs)
+        return entropy_bits(self.runs)
 
     @property
     def runs_per_second(self) -> float:
@@ -52,8 +54,25 @@ class UnitUsage:
         """Bits a second of de-duplicated units, each coded by itself, durations left out."""
         return self.run_entropy * self.runs_per_second
 
+    @property
+    def seconds(self) -> float:
+        """Seconds of audio."""
+        return float(self.frames.sum() / self.fingerprint.frame_rate)
+
 
 _LONGEST = 50
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All that is known of a corpus' units."""
+
+    usage: UnitUsage
+    """Counts."""
+    agreement: Agreement | None = None
+    """What units say of phones, where there are labels."""
+    inertia: Inertia | None = None
+    """How far frames lie from their centroids, where audio and encoder were at hand."""
 
 
 def unit_usage(sequences: Iterable[Units]) -> UnitUsage:
@@ -77,31 +96,76 @@ def unit_usage(sequences: Iterable[Units]) -> UnitUsage:
     return UnitUsage(fingerprint, frames, runs, run_lengths)
 
 
-def report(usage: UnitUsage, top: int = 10) -> str:
+def report(inspection: Inspection, top: int = 10) -> str:
     """The figures as text, one a line, then the `top` most frequent units."""
+    usage = inspection.usage
     total = usage.frames.sum()
-    k = usage.fingerprint.vocabulary_size
-    seconds = total / usage.fingerprint.frame_rate
-    lines = [
-        f"units      {usage.fingerprint}",
-        f"audio      {seconds / 60:.1f} minutes, {total} frames, {usage.runs.sum()} runs",
-        f"in use     {usage.n_used} of {k}",
-        f"entropy    {usage.frame_entropy:.2f} bits a frame, {usage.run_entropy:.2f} bits a run "
-        f"(at most {np.log2(k):.2f})",
-        f"bitrate    {usage.bitrate:.0f} bits a second ({usage.runs_per_second:.1f} runs a second)",
-        f"run        {total / usage.runs.sum():.2f} frames on average",
-    ]
+    lines = [f"{name:10} {figure}" for name, figure in figures(inspection)]
     lengths = "  ".join(
         f"{n}{'+' if n == 8 else ''}:{share:.0%}" for n, share in _run_length_shares(usage, 8)
     )
     lines.append(f"run length {lengths}")
     lines.append("most used  unit  share of frames  frames a run")
-    for unit in np.argsort(-usage.frames, kind="stable")[: min(top, usage.n_used)]:
+    for unit in most_used(usage)[:top]:
         share = usage.frames[unit] / total
         lines.append(
             f"           {unit:4d}  {share:15.2%}  {usage.frames[unit] / usage.runs[unit]:12.1f}"
         )
     return "\n".join(lines)
+
+
+def figures(inspection: Inspection) -> list[tuple[str, str]]:
+    """Names and figures, the maker of the units first."""
+    usage, agreement, inertia = inspection.usage, inspection.agreement, inspection.inertia
+    total = usage.frames.sum()
+    k = usage.fingerprint.vocabulary_size
+    found = [
+        ("units", f"{usage.fingerprint}"),
+        (
+            "audio",
+            f"{usage.seconds / 60:.1f} minutes, {total} frames, {usage.runs.sum()} runs",
+        ),
+        ("in use", f"{usage.n_used} of {k}"),
+        (
+            "entropy",
+            f"{usage.frame_entropy:.2f} bits a frame, {usage.run_entropy:.2f} bits a run "
+            f"(at most {np.log2(k):.2f})",
+        ),
+        (
+            "bitrate",
+            f"{usage.bitrate:.0f} bits a second ({usage.runs_per_second:.1f} runs a second)",
+        ),
+        ("run", f"{total / usage.runs.sum():.2f} frames on average"),
+    ]
+    if inertia is not None:
+        missing = f", {inertia.n_missing} files missing" if inertia.n_missing else ""
+        found.append(
+            (
+                "inertia",
+                f"{inertia.per_frame:.4g} a frame, {1 - inertia.explained:.1%} of the variance "
+                f"({inertia.n_frames} frames{missing})",
+            )
+        )
+    if agreement is not None:
+        counts = agreement.all
+        found += [
+            (
+                "PNMI",
+                f"{counts.pnmi:.3f} ({counts.mutual_information:.2f} of the phones' "
+                f"{counts.phone_entropy:.2f} bits)",
+            ),
+            (
+                "purity",
+                f"{counts.phone_purity:.3f} of phones, {counts.cluster_purity:.3f} of clusters "
+                f"({counts.n_frames} frames in {agreement.n_clips} labelled clips)",
+            ),
+        ]
+    return found
+
+
+def most_used(usage: UnitUsage) -> NDArray[np.int64]:
+    """Units that occur, by falling use."""
+    return np.argsort(-usage.frames, kind="stable")[: usage.n_used]
 
 
 def draw(usage: UnitUsage, path: str | Path) -> None:
@@ -113,7 +177,8 @@ def draw(usage: UnitUsage, path: str | Path) -> None:
     left.plot(np.sort(usage.frames)[::-1] / usage.frames.sum() * 100)
     left.set(xlabel="unit, by rank", ylabel="share of frames (%)", title="Use of units")
     shares = usage.run_lengths / usage.run_lengths.sum() * 100
-    right.bar(np.arange(1, _LONGEST + 1) / usage.fingerprint.frame_rate * 1000, shares[1:], 15)
+    width = 750 / usage.fingerprint.frame_rate
+    right.bar(np.arange(1, _LONGEST + 1) / usage.fingerprint.frame_rate * 1000, shares[1:], width)
     right.set(xlabel="length of a run (ms)", ylabel="share of runs (%)", title="Run lengths")
     write_atomically(path, lambda target: figure.savefig(target, format="png", dpi=120))
 
@@ -122,8 +187,3 @@ def _run_length_shares(usage: UnitUsage, last: int) -> list[tuple[int, float]]:
     counts = [*usage.run_lengths[1:last].tolist(), int(usage.run_lengths[last:].sum())]
     total = sum(counts)
     return [(n + 1, count / total) for n, count in enumerate(counts)]
-
-
-def _entropy(counts: NDArray[np.int64]) -> float:
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log2(shares)).sum())

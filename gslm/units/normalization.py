@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gslm.errors import UserError
+from gslm.processes import add_over_processes
 
 NORMALIZATIONS = ("none", "frame", "global", "utterance")
 """none; each frame over its own dimensions; each dimension by mean and deviation of the training
@@ -48,18 +49,28 @@ def normalize_frames(frames: Tensor) -> Tensor:
     return F.layer_norm(frames, frames.shape[-1:])
 
 
-def feature_statistics(blocks: Iterable[Tensor]) -> FeatureStatistics:
-    """Statistics over all rows of blocks (n, dim), summed in float64."""
-    n_rows = 0
-    sums = squares = torch.zeros(0, dtype=torch.float64)
+def feature_statistics(
+    blocks: Iterable[Tensor], *, over_processes: bool = False, dim: int = 0
+) -> FeatureStatistics:
+    """Statistics over all rows of blocks (n, dim), summed in float64.
+
+    over_processes: all processes call this, and the rows of all count; `dim` is then needed,
+    since one of them may have no rows. Raises `UserError` where there are no rows.
+    """
+    count = torch.zeros((), dtype=torch.float64)
+    sums = torch.zeros(dim, dtype=torch.float64)
+    squares = torch.zeros_like(sums)
     for block in blocks:
-        rows = block.double()
-        if n_rows == 0:
+        rows = block.cpu().double()
+        if len(sums) == 0:
             sums = torch.zeros(rows.shape[1], dtype=torch.float64)
             squares = torch.zeros_like(sums)
-        n_rows += len(rows)
+        count += len(rows)
         sums += rows.sum(0)
         squares += rows.square().sum(0)
+    if over_processes:
+        add_over_processes(count, sums, squares)
+    n_rows = int(count)
     if n_rows == 0:
         raise UserError("no frames to measure; give at least one readable recording")
     mean = sums / n_rows

@@ -24,9 +24,10 @@ from gslm.bundle import (
 )
 from gslm.errors import UserError
 from gslm.types import Fingerprint, Units
-from gslm.units.chunking import encode_clips, encode_stream
+from gslm.units.chunking import encode_clips, encode_stream, for_recording
 from gslm.units.coarsening import Coarsening, coarsening_from_json, coarsening_to_json
 from gslm.units.encoders import Chunking, SpeechEncoder, build_encoder
+from gslm.units.encoders.precision import in_precision
 from gslm.units.normalization import (
     FeatureStatistics,
     check_normalization,
@@ -36,6 +37,7 @@ from gslm.units.normalization import (
 from gslm.units.quantizers.kmeans import assign
 from gslm.units.quantizers.smoothing import Smoothing, smooth, spacing
 from gslm.units.quantizers.spherical import assign_spherical
+from gslm.units.soft import SoftUnits, remove_soft, soft_blocks
 from gslm.units.syllables import Syllables, pool_syllables
 
 Waveform = NDArray[np.float32]
@@ -66,6 +68,9 @@ class UnitEncoder:
     Syllables of one unit that follow each other stay apart, unless units are de-duplicated; each
     stretch of silence is one unit, the last of the vocabulary.
     """
+
+    soft_units: SoftUnits | None = None
+    """What `gslm units soft` trained, for `soft`; None where there are only hard units."""
 
     def __init__(
         self,
@@ -112,7 +117,7 @@ class UnitEncoder:
             raise UserError("syllables cannot be smoothed; smooth units of one a frame")
         coarsening = Smoothing(penalty) if penalty else None
         fingerprint = replace(self.fingerprint, coarsening=_named(coarsening))
-        return UnitEncoder(
+        smoothed = UnitEncoder(
             self.encoder,
             self.centroids,
             self.normalization,
@@ -120,6 +125,24 @@ class UnitEncoder:
             fingerprint,
             coarsening,
         )
+        smoothed.soft_units = self.soft_units
+        return smoothed
+
+    def in_precision(self, precision: str) -> UnitEncoder:
+        """The same units computed in `float32`, `bfloat16` or `auto`, see encoders/precision.py.
+
+        Raises `UserError` for bfloat16 where the encoder knows float32 alone.
+        """
+        converted = UnitEncoder(
+            in_precision(self.encoder, precision),
+            self.centroids,
+            self.normalization,
+            self.statistics,
+            self.fingerprint,
+            self.coarsening,
+        )
+        converted.soft_units = self.soft_units
+        return converted
 
     def __call__(
         self,
@@ -135,6 +158,16 @@ class UnitEncoder:
         units = self.encode_many([_checked(waveform, sample_rate)])[0]
         return units.deduplicated() if deduplicate else units
 
+    def soft(
+        self, waveform: Waveform | Tensor, sample_rate: int = SAMPLE_RATE
+    ) -> NDArray[np.float32]:
+        """Soft units (frames, dim) of one waveform, each of length one; see `gslm.units.soft`.
+
+        waveform: as for a call, with the same errors, and one where there are no soft units.
+        """
+        samples = _checked(waveform, sample_rate)
+        return np.concatenate(list(soft_blocks(self, lambda: [samples])))
+
     def encode_many(self, waveforms: Sequence[Waveform]) -> list[Units]:
         """Units of 16 kHz waveforms (samples,), encoded together in batches of like length."""
         clips = encode_clips(self.encoder, waveforms)
@@ -149,12 +182,14 @@ class UnitEncoder:
         """Units of one long recording.
 
         blocks: called for each reading; gives float32 (samples,) at 16 kHz in order. It is
-        read again where each recording is normalised by itself, and for its level of syllables.
+        read again where each recording is normalised by itself, by HuBERT's kin (see
+        `chunking.for_recording`), and for its level of syllables.
         """
+        encoder = for_recording(self.encoder, blocks)
         statistics = None
         if self.normalization == "utterance":
-            statistics = feature_statistics(encode_stream(self.encoder, blocks()))
-        return self._units(blocks, lambda read: encode_stream(self.encoder, read), statistics)
+            statistics = feature_statistics(encode_stream(encoder, blocks()))
+        return self._units(blocks, lambda read: encode_stream(encoder, read), statistics)
 
     def quantize(
         self, frames: Tensor, statistics: FeatureStatistics | None = None
@@ -180,7 +215,7 @@ class UnitEncoder:
         return statistics.normalize(frames)
 
     def save(self, folder: str | Path, half: bool = False) -> None:
-        """Write config.json, encoder.safetensors and centroids.safetensors into `folder`.
+        """Write config.json, encoder.safetensors, centroids.safetensors and soft units, if any.
 
         half: store the encoder's weights as float16; centroids stay float32.
         """
@@ -189,6 +224,9 @@ class UnitEncoder:
         if tensors:
             write_tensors(folder / "encoder.safetensors", tensors, torch.float16 if half else None)
         write_tensors(folder / "centroids.safetensors", self._quantizer_tensors())
+        remove_soft(folder)
+        if self.soft_units is not None:
+            self.soft_units.save(folder, self.fingerprint)
         config = _FolderConfig(
             encoder=self.encoder.name,
             encoder_config=self.encoder.config(),
@@ -241,6 +279,7 @@ class UnitEncoder:
                 f"{found}, but config.json names {fingerprint.vocabulary_size} of "
                 f"{fingerprint.centroids_hash}; copy both from one bundle"
             )
+        loaded.soft_units = SoftUnits.load(folder, fingerprint)
         return loaded
 
     def _clip_units(self, waveform: Waveform, frames: Tensor) -> Units:

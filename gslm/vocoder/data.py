@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from gslm.audio import Waveform, read_audio, resolve_inside
+from gslm.audio import SAMPLE_RATE, Waveform
 from gslm.bundle import read_json, write_json
-from gslm.corpus import Corpus
+from gslm.corpus import Corpus, CorpusRow
 from gslm.errors import UserError
 from gslm.types import Fingerprint
 from gslm.vocoder.generator import FINE_HOP, UNIT_HOP
@@ -114,6 +114,11 @@ def prepare_clips(corpus: Corpus, audio_root: str | Path, folder: str | Path) ->
     """
     if not corpus.n_frames:
         raise UserError(f"{corpus.folder}: holds no recordings; encode some audio first")
+    if corpus.fingerprint.frame_rate != SAMPLE_RATE / UNIT_HOP:
+        raise UserError(
+            f"{corpus.folder}: has units at {corpus.fingerprint.frame_rate:g} Hz, but a vocoder "
+            f"speaks units at {SAMPLE_RATE / UNIT_HOP:g} Hz; encode with another encoder"
+        )
     folder = Path(folder)
     identity = read_json(corpus.folder / "corpus.json")
     marker = folder / "clips.json"
@@ -142,9 +147,9 @@ def _write_clips(corpus: Corpus, audio_root: str | Path, folder: Path) -> None:
             stack.enter_context((folder / f"{name}.new").open("wb")) for name in names
         )
         for row in tqdm(corpus.rows(), total=corpus.n_rows, desc="audio and pitch", unit="clip"):
-            waveform = read_audio(resolve_inside(audio_root, row.id))
+            waveform = corpus.waveform(row, audio_root)
             frames = corpus.units(row).expanded().ids
-            waveform = _fitted(waveform, len(frames) * UNIT_HOP, row.id)
+            waveform = _fitted(waveform, row, len(frames) * UNIT_HOP)
             # Resampling may overshoot full scale a little, and would wrap around.
             samples = np.round(np.clip(waveform, -1, 1) * 32767).astype(np.int16)
             audio_file.write(samples.tobytes())
@@ -158,12 +163,18 @@ def _write_clips(corpus: Corpus, audio_root: str | Path, folder: Path) -> None:
     np.save(folder / "held_out.npy", np.array(held_out, dtype=bool))
 
 
-def _fitted(waveform: Waveform, n_samples: int, row_id: str) -> Waveform:
-    """Fill the last frame with silence; a larger difference means another recording."""
+def _fitted(waveform: Waveform, row: CorpusRow, n_samples: int) -> Waveform:
+    """The recording's samples under its units: filled with silence, or what follows cut off.
+
+    Encoders without padding, such as HuBERT, give up to two frames fewer than the samples fill. A
+    larger difference, or one to the samples that were encoded, means another recording; where
+    imported units did not say how many there were, their corpus has as many as the units span.
+    """
     missing = n_samples - len(waveform)
-    if not 0 <= missing < UNIT_HOP:
+    known = row.n_samples != n_samples
+    if not -2 * UNIT_HOP < missing < UNIT_HOP or (known and len(waveform) != row.n_samples):
         raise UserError(
-            f"{row_id}: has {len(waveform)} samples but its units span {n_samples}; "
+            f"{row.id}: has {len(waveform)} samples but its units span {n_samples}; "
             "the audio changed after it was encoded: encode it again"
         )
-    return np.pad(waveform, (0, missing))
+    return np.pad(waveform[:n_samples], (0, max(0, missing)))

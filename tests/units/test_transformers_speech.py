@@ -13,6 +13,7 @@ from torch import Tensor
 
 import gslm.units
 from gslm.errors import UserError
+from gslm.training import has_bfloat16
 from gslm.units.chunking import encode_clips
 from gslm.units.encoders import (
     Chunking,
@@ -268,6 +269,36 @@ def test_a_units_folder_is_rebuilt_offline(saved, tmp_path, monkeypatch, kind, h
 
 def _no_hub(*_args, **_options):
     raise AssertionError("the Hub was asked")
+
+
+@pytest.mark.parametrize("kind", ["hubert-base", "wavlm-large", "data2vec", "w2v-bert"])
+def test_bfloat16_is_near_and_keeps_its_weights(saved, kind):
+    exact = load_encoder(saved(kind)[1], 2)
+    rounded = load_encoder(saved(kind)[1], 2, precision="bfloat16")
+    assert (rounded.weights_hash, rounded.config()) == (exact.weights_hash, exact.config())
+    clips = [clip_of(n) for n in (8000, 8320, 24_000)]
+    for ours, theirs in zip(rounded(clips), exact(clips), strict=True):
+        assert ours.dtype == torch.float32
+        assert not torch.equal(ours, theirs)
+        assert (ours - theirs).abs().mean() < 0.02 * theirs.abs().mean()
+    chosen = load_encoder(saved(kind)[1], 2, precision="auto").precision
+    assert chosen == ("bfloat16" if has_bfloat16(torch.device("cpu")) else "float32")
+
+
+@pytest.mark.parametrize("kind", ["hubert-base", "wavlm-large", "mhubert-25hz"])
+def test_chunks_get_the_means_and_variances_of_their_recording(saved, kind):
+    encoder = load_encoder(saved(kind)[1], 1)
+    loud_then_soft = torch.cat([clip_of(64_000), 0.2 * clip_of(64_001) + 0.1])
+    whole = encoder([loud_then_soft])[0]
+    bound = encoder.for_recording(np.array_split(loud_then_soft.numpy(), 5))
+    n_half = encoder.n_frames(64_000)
+    # Frames of the first half, away from the cut; a layer of attention sees the rest as well.
+    differences = [
+        (chosen([loud_then_soft[:64_000]])[0] - whole[:n_half])[: n_half // 2].abs().mean()
+        for chosen in (bound, encoder)
+    ]
+    assert differences[0] < 0.2 * differences[1]
+    assert torch.allclose(bound([loud_then_soft])[0], whole, atol=1e-4)
 
 
 def test_an_encoder_goes_to_another_process(saved):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import gslm.corpus as corpus_module
 from gslm.audio import read_audio, write_wav
 from gslm.bundle import read_json
 from gslm.corpus import CorpusRow, CorpusWriter
@@ -76,7 +77,7 @@ def test_preparing_again_reuses_and_a_changed_corpus_does_not(recordings, tmp_pa
     corpus, audio_root = recordings
     prepare_clips(corpus, audio_root, tmp_path / "clips")
     with monkeypatch.context() as patch:
-        patch.setattr(data, "read_audio", None)
+        patch.setattr(corpus_module, "read_audio", None)
         prepare_clips(corpus, audio_root, tmp_path / "clips")
     rows = list(corpus.rows())
     writer = CorpusWriter(tmp_path / "other", corpus.fingerprint, corpus.source)
@@ -135,7 +136,7 @@ def test_a_corpus_without_recordings_and_a_folder_that_is_none_are_refused(
 
 def test_samples_over_full_scale_do_not_wrap_around(fingerprint, tmp_path, monkeypatch, whole_clip):
     loud = np.full(640, 1.2, np.float32)
-    monkeypatch.setattr(data, "read_audio", lambda path: loud)
+    monkeypatch.setattr(corpus_module, "read_audio", lambda path, channel: loud)
     ids = np.zeros(2, np.int32)
     writer = CorpusWriter(tmp_path / "corpus", fingerprint, {})
     writer.write_shard(0, [CorpusRow("a.wav", ids, None, 640, "")])

@@ -21,6 +21,7 @@ from gslm.units.encoders.cpc import (
     load_cpc,
 )
 from gslm.units.encoders.fairseq_checkpoint import load_fairseq, load_wav2vec2
+from gslm.units.encoders.precision import in_precision
 from gslm.units.encoders.presets import preset
 from gslm.units.encoders.transformers_speech import (
     CONFIG_FILES,
@@ -71,15 +72,14 @@ def load_encoder(
     checkpoint, HuBERT's or wav2vec 2.0's of fairseq, or torchaudio's state dict of one), or a
     model in transformers' format (Whisper, also in CTranslate2's, HuBERT, wav2vec 2.0, WavLM,
     data2vec, w2v-BERT): its folder or its name on the Hugging Face Hub. layer: counted from 1;
-    where None, the preset's, Whisper's third, CPC's second. precision: `float32`; for HuBERT and
-    wav2vec 2.0 from a file `bfloat16` or `auto` as well. Raises `UserError` for what is none of
+    where None, the preset's, Whisper's third, CPC's second. precision: `float32`, or for
+    HuBERT's kin `bfloat16` or `auto`, see precision.py. Raises `UserError` for what is none of
     these, and for a model without a layer of its own where None is given.
     """
-    if precision != "float32" and not Path(source).is_file():
-        raise UserError(
-            f"{source}: computes in float32; {precision} is for HuBERT and wav2vec 2.0 from a file "
-            "of fairseq or torchaudio"
-        )
+    return in_precision(_load(source, layer, chunking), precision)
+
+
+def _load(source: str | Path, layer: int | None, chunking: Chunking | None) -> SpeechEncoder:
     if source == LogMelEncoder.name:
         return LogMelEncoder(chunking)
     if source == MFCCEncoder.name:
@@ -88,11 +88,7 @@ def load_encoder(
         layer = known.layer if layer is None else layer
         return load_transformers_speech(known.source, layer, chunking, known.learned_from)
     if Path(source).is_file():
-        if Path(source).suffix != ".safetensors" and is_cpc_checkpoint(load_fairseq(source)):
-            return load_cpc(source, layer, chunking)
-        if layer is None:
-            raise UserError(f"{source}: name a layer with --layer (as 6 of the 12 of a base model)")
-        return load_wav2vec2(source, layer, chunking, precision)
+        return _load_file(Path(source), layer, chunking)
     model_type = _model_type(source)
     if model_type in (None, "whisper"):
         return load_whisper(source, WHISPER_LAYER if layer is None else layer, chunking)
@@ -107,6 +103,15 @@ def load_encoder(
             "base model); only presets have one of their own, see `gslm units encoders`"
         )
     return load_transformers_speech(source, layer, chunking)
+
+
+def _load_file(path: Path, layer: int | None, chunking: Chunking | None) -> SpeechEncoder:
+    """CPC, HuBERT or wav2vec 2.0, by what the file holds."""
+    if path.suffix != ".safetensors" and is_cpc_checkpoint(load_fairseq(path)):
+        return load_cpc(path, layer, chunking)
+    if layer is None:
+        raise UserError(f"{path}: name a layer with --layer (as 6 of the 12 of a base model)")
+    return load_wav2vec2(path, layer, chunking)
 
 
 def _model_type(source: str | Path) -> str | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gslm.errors import UserError
@@ -79,6 +81,18 @@ class SpeechEncoder(Protocol):
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights by name; empty where there are none."""
+
+
+@runtime_checkable
+class NormalizesOverTime(Protocol):
+    """An encoder whose first normalisation spans the recording: HuBERT's kin."""
+
+    def for_recording(self, blocks: Iterable[NDArray[np.float32]]) -> SpeechEncoder:
+        """The encoder for the chunks of one recording, its weights shared.
+
+        blocks: float32 (samples,) of the whole recording in order, read once in bounded memory.
+        Chunks get the means and variances over time that they have inside the whole recording.
+        """
 
 
 def begun_frames(n_samples: int) -> int:

@@ -30,6 +30,13 @@ def like_lengths(lengths: Sequence[int], max_padding: float) -> Iterator[list[in
         yield group
 
 
+def half_minute_chunks(hop_length: int) -> Chunking:
+    """Chunks of about 30 seconds that begin every 25, in frames of `hop_length` samples."""
+    step, overlap = 25 * SAMPLE_RATE // hop_length, 5 * SAMPLE_RATE // hop_length
+    overlap -= overlap % 2
+    return Chunking(chunk_frames=step + overlap, overlap_frames=overlap)
+
+
 def ten_second_chunks(hop_length: int) -> Chunking:
     """Chunks of about 10 seconds that begin every 5, in frames of `hop_length` samples."""
     step = 5 * SAMPLE_RATE // hop_length

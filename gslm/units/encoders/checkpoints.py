@@ -10,16 +10,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gslm.bundle import read_json
 from gslm.errors import UserError
 from gslm.hub import folder_from_hub
 from gslm.units.encoders.base import Chunking
+from gslm.units.encoders.weight_files import HUB_SAFETENSORS, read_wanted
 from gslm.units.encoders.whisper import WhisperConfig, WhisperEncoder, WhisperModel
 
-_HUB_FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json")
 _HEAD_DIM = 64  # of every Whisper that OpenAI released
 
 
@@ -35,7 +34,9 @@ def load_whisper(
     """
     folder = Path(source)
     if not folder.is_dir():
-        folder = folder_from_hub(str(source), _HUB_FILES, "model", "a Whisper model")
+        folder = folder_from_hub(
+            str(source), ("config.json", *HUB_SAFETENSORS), "model", "a Whisper model"
+        )
     if (folder / "model.bin").is_file():
         config, tensors = _read_ctranslate2(folder / "model.bin", layer)
     elif (folder / "config.json").is_file():
@@ -87,36 +88,18 @@ def _read_transformers(folder: Path, layer: int) -> tuple[WhisperConfig, dict[st
         raise UserError(
             f"{folder / 'config.json'}: not a Whisper configuration (no {error})"
         ) from None
-    if (index := folder / "model.safetensors.index.json").is_file():
-        files = sorted(set(read_json(index)["weight_map"].values()))
-    else:
-        files = ["model.safetensors"]
-    tensors: dict[str, Tensor] = {}
-    for name in files:
-        tensors |= _read_needed(folder / name, config)
-    return config, tensors
+    return config, read_wanted(folder, lambda name: _wanted_name(name, config))
 
 
-def _read_needed(path: Path, config: WhisperConfig) -> dict[str, Tensor]:
-    """Read from a safetensors file only what the cut encoder holds."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; save the model as safetensors")
-    tensors = {}
-    try:
-        with safe_open(path, "pt") as weights:
-            for full_name in weights.keys():  # noqa: SIM118  (not a dictionary)
-                before, encoder, name = full_name.rpartition("encoder.")
-                if encoder and before in ("", "model.") and _is_needed(name, config):
-                    tensors[name] = weights.get_tensor(full_name)
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged or truncated ({error}); copy it again") from None
-    return tensors
-
-
-def _is_needed(name: str, config: WhisperConfig) -> bool:
+def _wanted_name(full_name: str, config: WhisperConfig) -> str | None:
+    """The encoder's name for a tensor of a Whisper, or None where the cut encoder has none."""
+    before, encoder, name = full_name.rpartition("encoder.")
+    is_needed = bool(encoder) and before in ("", "model.")
     if name.startswith("layers."):
-        return int(name.split(".")[1]) < config.layer
-    return not name.startswith("layer_norm.") or config.layer == config.n_layers
+        is_needed &= int(name.split(".")[1]) < config.layer
+    elif name.startswith("layer_norm."):
+        is_needed &= config.layer == config.n_layers
+    return name if is_needed else None
 
 
 def _read_ctranslate2(path: Path, layer: int) -> tuple[WhisperConfig, dict[str, Tensor]]:

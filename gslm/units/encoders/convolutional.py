@@ -19,11 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 _BLOCK_FRAMES = 100  # two seconds: what lies between two layers stays in the cache
 _BLOCK_FRAMES_ELSEWHERE = 3000  # a GPU wants few and large products
@@ -56,6 +56,22 @@ class ConvolutionalLayer:
         return self.weight.shape[2]
 
 
+def layer_of(conv: nn.Conv1d, norm: Any) -> ConvolutionalLayer:
+    """A library's convolution and the normalisation after it: a GroupNorm, a LayerNorm or None."""
+    kind: Literal["none", "clip", "channels"] = "none"
+    if norm is not None:
+        kind = "clip" if isinstance(norm, nn.GroupNorm) else "channels"
+    return ConvolutionalLayer(
+        weight=conv.weight,
+        bias=conv.bias,
+        stride=conv.stride[0],
+        norm=kind,
+        norm_weight=getattr(norm, "weight", None),
+        norm_bias=getattr(norm, "bias", None),
+        eps=getattr(norm, "eps", 1e-5),
+    )
+
+
 @dataclass(frozen=True)
 class Moments:
     """What normalisations over a clip or a whole recording need to know of it; float64."""
@@ -68,11 +84,14 @@ class Moments:
     """(width,), of the first layer's windows."""
     window_covariance: Tensor
     """(width, width)"""
+    n_samples: int
+    """What they were found in."""
 
     def normalized(self, waveform: Tensor, eps: float) -> tuple[Tensor, Moments]:
         """The waveform, or a part of it, brought to mean 0 and variance 1; and its moments."""
         scale = (self.variance + eps).rsqrt()
-        moments = Moments(
+        moments = replace(
+            self,
             mean=torch.zeros_like(self.mean),
             variance=self.variance * scale**2,
             window_mean=(self.window_mean - self.mean) * scale,
@@ -98,7 +117,7 @@ def n_outputs(n_samples: int, hop: int, window: int) -> int:
 def moments_of(blocks: Iterable[Tensor], width: int, stride: int) -> Moments:
     """Moments of a recording, given as blocks of samples (n,) in order; in bounded memory.
 
-    width, stride: of the first layer. A recording shorter than a window is padded with zeros.
+    width, stride: of the first layer. Where there is no whole window, those of windows are 0.
     """
     sums: list[Tensor | float] = [0.0, 0.0, 0.0, 0.0]
     n_samples, n_windows = 0, 0
@@ -116,16 +135,17 @@ def moments_of(blocks: Iterable[Tensor], width: int, stride: int) -> Moments:
             n_windows += len(windows)
             rest = rest[len(windows) * stride :]
     if n_windows == 0:
-        return moments_of([F.pad(rest, (0, width - len(rest)))], width, stride)
+        sums[2:] = rest.new_zeros(width), rest.new_zeros(width, width)
     mean, square, window_mean, window_square = (
         torch.as_tensor(total) / n
-        for total, n in zip(sums, (n_samples, n_samples, n_windows, n_windows), strict=True)
+        for total, n in zip(sums, (n_samples, n_samples, *[max(1, n_windows)] * 2), strict=True)
     )
     return Moments(
         mean=mean,
         variance=(square - mean**2).clamp(min=0),
         window_mean=window_mean,
         window_covariance=window_square - window_mean[:, None] * window_mean,
+        n_samples=n_samples,
     )
 
 

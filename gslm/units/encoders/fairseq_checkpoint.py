@@ -11,19 +11,17 @@ import argparse
 import ast
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gslm.audio import SAMPLE_RATE
 from gslm.errors import UserError
 from gslm.units.encoders.base import Chunking
 from gslm.units.encoders.wav2vec2 import Wav2Vec2Config, Wav2Vec2Encoder, wav2vec2_model
-from gslm.units.encoders.weight_files import load_pickled
+from gslm.units.encoders.weight_files import join_weight_norm, load_pickled, read_safetensors
 
 _EXPECTED = "expected fairseq's HuBERT or wav2vec 2.0, or torchaudio's state dict of one"
 _HEAD_DIM = 64  # of every HuBERT and wav2vec 2.0 that was published
@@ -141,13 +139,11 @@ def load_wav2vec2(
     source: str | Path,
     layer: int,
     chunking: Chunking | None = None,
-    precision: str = "float32",
 ) -> Wav2Vec2Encoder:
     """Read the first `layer` layers of a HuBERT or wav2vec 2.0 from one file.
 
     source: fairseq's `.pt` (pre-trained, or fine-tuned with CTC), or a state dict of torchaudio's
-    Wav2Vec2Model (`.pt`, `.pth` or `.safetensors`). precision: `float32`, `bfloat16`, or `auto`,
-    which is bfloat16 where the processor has instructions for it. Weights become float32.
+    Wav2Vec2Model (`.pt`, `.pth` or `.safetensors`). Weights become float32.
 
     Sizes come from the weights; strides, heads and normalisations from fairseq's settings, or,
     without any, they are those of the published models. Raises `UserError` for a file that holds
@@ -155,18 +151,14 @@ def load_wav2vec2(
     anything pickled that is not known; `NoSuchLayerError` where the model has fewer layers.
     """
     path = Path(source)
-    if precision == "auto":
-        from gslm.training import has_bfloat16
-
-        precision = "bfloat16" if has_bfloat16(torch.device("cpu")) else "float32"
     if path.suffix == ".safetensors":
-        state: Mapping[str, Any] = _read_safetensors(path, layer)
+        state: Mapping[str, Any] = read_safetensors(path, lambda name: _layer_number(name) < layer)
         settings = _sections(None)
     else:
         state, settings = _split(load_fairseq(path), path)
     tensors = _renamed(state, path)
     try:
-        config = replace(_config(tensors, state, settings, layer, path), precision=precision)
+        config = _config(tensors, state, settings, layer, path)
     except KeyError as error:
         raise UserError(f"{path}: {error} is missing; {_EXPECTED}") from None
     held = {name: tensor for name, tensor in tensors.items() if _layer_number(name) < layer}
@@ -180,20 +172,6 @@ def load_fairseq(path: str | Path) -> Any:
     """Read a fairseq checkpoint, or any file of tensors, with stand-ins for its objects."""
     with torch.serialization.safe_globals([(_StandIn, name) for name in _STAND_INS]):
         return load_pickled(Path(path))
-
-
-def _read_safetensors(path: Path, layer: int) -> dict[str, Any]:
-    """Tensors by name; of the layers above, names alone."""
-    try:
-        with safe_open(path, "pt") as file:
-            return {
-                name: file.get_tensor(name) if _layer_number(name) < layer else None
-                for name in file.keys()  # noqa: SIM118  (not a dictionary)
-            }
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged or truncated ({error}); copy it again") from None
 
 
 def _split(checkpoint: Any, path: Path) -> tuple[Mapping[str, Any], dict[str, dict[str, Any]]]:
@@ -259,7 +237,7 @@ def _renamed(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
         and "encoder_frontend.feature_extractor.layers.1.layer_norm.bias" not in tensors
     ):
         _rename(tensors, "encoder_frontend.feature_extractor.layers.0.", "layer_norm", "group_norm")
-    _join_weight_norm(tensors, "encoder_frontend.pos_encoder.conv")
+    join_weight_norm(tensors, "encoder_frontend.pos_encoder.conv")
     return tensors
 
 
@@ -267,21 +245,6 @@ def _rename(tensors: dict[str, Any], prefix: str, before: str, after: str) -> No
     for part in ("weight", "bias"):
         if (tensor := tensors.pop(f"{prefix}{before}.{part}", None)) is not None:
             tensors[f"{prefix}{after}.{part}"] = tensor
-
-
-def _join_weight_norm(tensors: dict[str, Any], conv: str) -> None:
-    """Multiply a direction by its length, one for each step of the width; in place."""
-    for length, direction in (
-        ("weight_g", "weight_v"),
-        ("parametrizations.weight.original0", "parametrizations.weight.original1"),
-    ):
-        if {f"{conv}.{length}", f"{conv}.{direction}"} <= set(tensors):
-            g, v = (
-                tensors.pop(f"{conv}.{length}").float(),
-                tensors.pop(f"{conv}.{direction}").float(),
-            )
-            norm = torch.linalg.vector_norm(v, dim=(0, 1), keepdim=True)
-            tensors[f"{conv}.weight"] = v * (g / norm)
 
 
 def _layer_number(name: str) -> int:

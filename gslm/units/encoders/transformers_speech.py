@@ -14,33 +14,41 @@ of one clip by itself, in any batch:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from gslm.audio import SAMPLE_RATE
 from gslm.bundle import config_from_json, read_json_object, tensors_hash
 from gslm.errors import UserError
 from gslm.hub import folder_from_hub
 from gslm.units.encoders import log_mel_pairs
 from gslm.units.encoders.base import Chunking
-from gslm.units.encoders.batching import MAX_PADDING, like_lengths, ten_second_chunks
+from gslm.units.encoders.batching import MAX_PADDING, half_minute_chunks, like_lengths
 from gslm.units.encoders.convolutional import (
     ConvolutionalLayer,
+    Moments,
     convolve,
     hop_and_window,
+    layer_of,
+    moments_of,
     n_outputs,
+    prepared,
 )
+from gslm.units.encoders.precision import PRECISIONS, autocast
+from gslm.units.encoders.transformers_settings import learned_from_of, normalizes
 from gslm.units.encoders.weight_files import (
     HUB_PICKLED,
     HUB_SAFETENSORS,
     has_safetensors,
+    join_weight_norm,
     read_wanted,
 )
 from gslm.units.encoders.whisper import NoSuchLayerError
@@ -60,6 +68,9 @@ _PADDED = {"hubert", "wav2vec2", "wav2vec2-bert", "unispeech", "unispeech-sat"}
 """Models that give a padded row, masked, what they give the clip alone. Not WavLM, whose mask
 torch is about to refuse beside its position bias, and not data2vec, whose stacked position
 convolutions see what the one before made of the padding."""
+
+_NORMALIZE_EPS = 1e-7
+"""What transformers adds to the variance of a clip."""
 
 CONFIG_FILES = ("config.json", "preprocessor_config.json")
 
@@ -124,8 +135,8 @@ def load_transformers_speech(
     config = TransformersSpeechConfig(
         model=model,
         layer=layer,
-        normalize=_normalizes(folder, model),
-        learned_from=learned_from or _learned_from(model),
+        normalize=normalizes(folder, model),
+        learned_from=learned_from or learned_from_of(model),
     )
     built = truncated_model(config)
     wanted = _Wanted(config, built)
@@ -188,7 +199,7 @@ def fill(model: Any, tensors: dict[str, Tensor], where: str | Path) -> None:
     """Give a model of the meta device its weights, read at `where`; they must fit exactly."""
     tensors = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
     if (conv := _weight_normed(model)) is not None:
-        _join_weight_norm(tensors, next(n for n, m in model.named_modules() if m is conv))
+        join_weight_norm(tensors, next(n for n, m in model.named_modules() if m is conv))
     try:
         model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
@@ -201,7 +212,7 @@ class TransformersSpeechEncoder:
     """A speech encoder of transformers up to one layer; any clip up to a chunk.
 
     Clips are prepared as the model's preprocessor_config.json asks: brought to mean 0 and
-    variance 1 (of a long recording each chunk by itself), or turned into log-mel pairs.
+    variance 1, or turned into log-mel pairs.
     """
 
     prefix = "transformers/"
@@ -212,8 +223,13 @@ class TransformersSpeechEncoder:
         model: Any,
         config: TransformersSpeechConfig,
         chunking: Chunking | None = None,
+        precision: str = "float32",
+        recording: Moments | None = None,
     ) -> None:
-        """Join a filled model (of `truncated_model`) and what it was built from."""
+        """Join a filled model (of `truncated_model`) and what it was built from.
+
+        precision, recording: see `with_precision` and `for_recording`.
+        """
         self.model = model
         self.name = self.prefix + config.model["model_type"]
         self.layer = config.layer
@@ -226,7 +242,10 @@ class TransformersSpeechEncoder:
             self.hop_length, self._window = hop_and_window(list(shapes))
         else:
             self.hop_length, self._window = log_mel_pairs.HOP_LENGTH, log_mel_pairs.WINDOW
-        self.chunking = chunking or ten_second_chunks(self.hop_length)
+        self.chunking = chunking or half_minute_chunks(self.hop_length)
+        self.precision = precision
+        self._recording = recording
+        self._prepared: list[ConvolutionalLayer] | None = None
 
     @cached_property
     def weights_hash(self) -> str:
@@ -236,20 +255,45 @@ class TransformersSpeechEncoder:
     def __call__(self, clips: Sequence[Tensor]) -> list[Tensor]:
         """Clips (samples,) to hidden states (frames, dim), differentiable in the clips."""
         device = self.model.feature_projection.projection.weight.device
-        projected = []
-        for clip in clips:
-            frames = self._front_end(clip.to(device))
-            out = self.model.feature_projection(frames[None])
-            projected.append((out[0] if isinstance(out, tuple) else out)[0])
+        features = [self._front_end(clip.to(device)) for clip in clips]
+        projected: list[Tensor] = []
         hidden: dict[int, Tensor] = {}
-        for group in self._groups([len(frames) for frames in projected]):
-            rows = self._transformed([projected[i] for i in group])
-            hidden |= dict(zip(group, rows, strict=True))
+        with autocast(device, self.precision):
+            for frames in features:
+                out = self.model.feature_projection(frames[None])
+                projected.append((out[0] if isinstance(out, tuple) else out)[0])
+            for group in self._groups([len(frames) for frames in projected]):
+                rows = self._transformed([projected[i] for i in group])
+                hidden |= dict(zip(group, rows, strict=True))
         return [hidden[i].float() for i in range(len(clips))]
 
     def n_frames(self, n_samples: int) -> int:
         """Frames of whole windows, at least one: shorter clips are padded with zeros."""
         return n_outputs(n_samples, self.hop_length, self._window)
+
+    def for_recording(self, blocks: Iterable[NDArray[np.float32]]) -> TransformersSpeechEncoder:
+        """The encoder for the chunks of one long recording, given as blocks of samples (n,).
+
+        Chunks get the means and variances over time that they have inside the whole recording;
+        but not w2v-BERT, whose spectra are normalised in each chunk. The weights are shared.
+        """
+        if not self._has_convolutions:
+            return self
+        moments = self._moments(torch.from_numpy(block) for block in blocks)
+        if moments.n_samples < self._window:
+            return self  # it is padded, and has other moments then
+        return TransformersSpeechEncoder(
+            self.model, self._config, self.chunking, self.precision, moments
+        )
+
+    def with_precision(self, precision: str) -> TransformersSpeechEncoder:
+        """The encoder that computes in `float32` or `bfloat16`; the weights are shared."""
+        return TransformersSpeechEncoder(self.model, self._config, self.chunking, precision)
+
+    def _moments(self, blocks: Iterable[Tensor]) -> Moments:
+        first = self._convolutions[0]
+        device = first.weight.device
+        return moments_of((block.to(device) for block in blocks), first.width, first.stride)
 
     def config(self) -> dict[str, Any]:
         """transformers' configuration, the layer, and how clips are prepared."""
@@ -266,29 +310,26 @@ class TransformersSpeechEncoder:
             n_mels = self.model.config.feature_projection_input_dim // 2
             frames = log_mel_pairs.log_mel_pairs(clip, n_mels)
             return frames.to(self.model.feature_projection.projection.weight.dtype)
+        moments = self._recording
         if self._config.normalize:
-            clip = (clip - clip.mean()) / (clip.var(correction=0) + 1e-7).sqrt()
-        return convolve(clip, self._convolutions())
+            whole = moments or self._moments([clip])
+            clip, normalized = whole.normalized(clip, _NORMALIZE_EPS)
+            moments = normalized if moments else None
+        return convolve(clip, self._convolutions, PRECISIONS[self.precision], moments)
 
+    @property
     def _convolutions(self) -> list[ConvolutionalLayer]:
-        layers = []
-        for layer in self.model.feature_extractor.conv_layers:
-            norm = getattr(layer, "layer_norm", None)
-            kind: Literal["none", "clip", "channels"] = "none"
-            if norm is not None:
-                kind = "clip" if isinstance(norm, nn.GroupNorm) else "channels"
-            layers.append(
-                ConvolutionalLayer(
-                    weight=layer.conv.weight,
-                    bias=layer.conv.bias,
-                    stride=layer.conv.stride[0],
-                    norm=kind,
-                    norm_weight=getattr(norm, "weight", None),
-                    norm_bias=getattr(norm, "bias", None),
-                    eps=getattr(norm, "eps", 1e-5),
-                )
-            )
-        return layers
+        device = self.model.feature_projection.projection.weight.device
+        if self._prepared is None or self._prepared[-1].weight.device != device:
+            self._prepared = self._prepared_convolutions()
+        return self._prepared
+
+    def _prepared_convolutions(self) -> list[ConvolutionalLayer]:
+        first, *rest = [
+            layer_of(layer.conv, getattr(layer, "layer_norm", None))
+            for layer in self.model.feature_extractor.conv_layers
+        ]
+        return [first, *prepared(rest, PRECISIONS[self.precision])]
 
     def _groups(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Clips that share a batch, by their frames."""
@@ -342,44 +383,3 @@ def _weight_normed(model: Any) -> Any:
     conv = getattr(getattr(model.encoder, "pos_conv_embed", None), "conv", None)
     has_norm = not getattr(model.config, "conv_pos_batch_norm", False)
     return conv if has_norm else None
-
-
-def _join_weight_norm(tensors: dict[str, Tensor], name: str) -> None:
-    """Multiply out weight norm, under its old names or its new ones; in place."""
-    for length, direction in (
-        ("weight_g", "weight_v"),
-        ("parametrizations.weight.original0", "parametrizations.weight.original1"),
-    ):
-        if {f"{name}.{length}", f"{name}.{direction}"} <= set(tensors):
-            g, v = tensors.pop(f"{name}.{length}"), tensors.pop(f"{name}.{direction}")
-            tensors[f"{name}.weight"] = torch._weight_norm(v, g, 2)
-
-
-def _normalizes(folder: Path, model: dict[str, Any]) -> bool:
-    """Whether clips are normalised; checks the rest of preprocessor_config.json.
-
-    Without that file as in fairseq: where the convolutions are normalised over channels.
-    """
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        return model.get("feat_extract_norm", "group") == "layer"
-    asked = read_json_object(path)
-    rate = asked.get("sampling_rate", SAMPLE_RATE)
-    if rate != SAMPLE_RATE:
-        raise UserError(
-            f"{path}: the encoder was made for {rate} Hz; gslm gives {SAMPLE_RATE:,} Hz, choose "
-            "an encoder made for it"
-        )
-    if model.get("model_type") == "wav2vec2-bert":
-        stack, n_mels = asked.get("stride", 2), asked.get("num_mel_bins", 80)
-        if (stack, stack * n_mels) != (2, model.get("feature_projection_input_dim", 160)):
-            raise UserError(f"{path}: stacks of {stack} spectra of {n_mels} bands are not known")
-        return False  # by band, see log_mel_pairs
-    return bool(asked.get("do_normalize", True))
-
-
-def _learned_from(model: dict[str, Any]) -> str:
-    heads = [name for name in model.get("architectures") or [] if "For" in name]
-    if heads and not heads[0].endswith("ForPreTraining"):
-        return f"speech, then transcripts or labels ({heads[0]})"
-    return "speech alone"

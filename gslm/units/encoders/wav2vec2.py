@@ -14,7 +14,6 @@ clips packed one below the other, and attention stays inside each.
 
 from __future__ import annotations
 
-import copy
 import ctypes
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -32,24 +31,22 @@ from torch import Tensor, nn
 from gslm.bundle import config_from_json, tensors_hash
 from gslm.errors import UserError
 from gslm.units.encoders.base import Chunking
+from gslm.units.encoders.batching import half_minute_chunks
 from gslm.units.encoders.convolutional import (
     ConvolutionalLayer,
     Moments,
     convolve,
     hop_and_window,
+    layer_of,
     moments_of,
     n_outputs,
     prepared,
 )
+from gslm.units.encoders.precision import PRECISIONS, autocast
 from gslm.units.encoders.whisper import NoSuchLayerError
 
 KINDS = ("hubert", "wav2vec2")
 """Names that these encoders have."""
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-"""What the products are computed in; sums, normalisations and weights stay float32."""
-LONG_CHUNKS = Chunking(chunk_frames=1500, overlap_frames=250)
-"""Chunks of 30 seconds that begin every 25: with the moments of the whole recording, over 99.7 %
-of units are those of the recording encoded whole."""
 _EPS = 1e-5
 
 
@@ -85,19 +82,13 @@ class Wav2Vec2Config:
     """Layer whose output is used, counted from 1; those above are not held."""
     learned_from: str
     """In one phrase, what the model was learned from."""
-    precision: str = "float32"
-    """`float32`, the same units on any machine, or `bfloat16`, faster where a processor has
-    instructions for it, and a few units in a hundred others."""
 
     def __post_init__(self) -> None:
         # JSON has no tuples.
         layers = tuple(tuple(layer) for layer in self.convolutions)
         object.__setattr__(self, "convolutions", layers)
-        if self.kind not in KINDS or self.precision not in PRECISIONS:
-            raise UserError(
-                f"wav2vec2: kind {self.kind!r} and precision {self.precision!r}; choose from "
-                f"{', '.join(KINDS)} and from {', '.join(PRECISIONS)}"
-            )
+        if self.kind not in KINDS:
+            raise UserError(f"wav2vec2: kind {self.kind!r}; choose from {', '.join(KINDS)}")
         if not 1 <= self.layer <= self.n_layers:
             raise NoSuchLayerError(
                 f"{self.kind}: there is no layer {self.layer}; choose one from 1 to {self.n_layers}"
@@ -180,11 +171,15 @@ def wav2vec2_model(
 
 
 def build_wav2vec2(
-    config: dict[str, Any], tensors: dict[str, Tensor], chunking: Chunking, where: str | Path
+    config: dict[str, Any],
+    tensors: dict[str, Tensor],
+    chunking: Chunking,
+    where: str | Path,
+    precision: str = "float32",
 ) -> Wav2Vec2Encoder:
     """Make an encoder from what its `config` and `tensors` gave; `where` is for errors."""
     sizes = config_from_json(Wav2Vec2Config, config, where)
-    return Wav2Vec2Encoder(wav2vec2_model(sizes, tensors, where), sizes, chunking)
+    return Wav2Vec2Encoder(wav2vec2_model(sizes, tensors, where), sizes, chunking, precision)
 
 
 class Wav2Vec2Encoder:
@@ -200,22 +195,26 @@ class Wav2Vec2Encoder:
         model: Wav2Vec2Model,
         config: Wav2Vec2Config,
         chunking: Chunking | None = None,
+        precision: str = "float32",
+        recording: Moments | None = None,
     ) -> None:
-        """Join a filled model and what it was built from."""
+        """Join a filled model and what it was built from; see `with_precision`, `for_recording`."""
         self.model = model.eval().requires_grad_(False)
+        self.hop_length, self._window = hop_and_window([c[1:] for c in config.convolutions])
         self.name = config.kind
         self.layer = config.layer
         self.dim = config.model_dim
         self.learned_from = config.learned_from
-        self.chunking = chunking or LONG_CHUNKS
+        self.chunking = chunking or half_minute_chunks(self.hop_length)
         if self.chunking.overlap_frames < 2:
             raise UserError(
                 f"{self.name}: chunks must share at least 2 frames, since each frame sees 80 "
                 "samples of the next"
             )
-        self.hop_length, self._window = hop_and_window([c[1:] for c in config.convolutions])
+        self.precision = precision
         self._config = config
-        self._recording: Moments | None = None
+        self._recording = recording
+        self._prepared: list[ConvolutionalLayer] | None = None
 
     @cached_property
     def weights_hash(self) -> str:
@@ -224,10 +223,11 @@ class Wav2Vec2Encoder:
 
     def __call__(self, clips: Sequence[Tensor]) -> list[Tensor]:
         """Clips (samples,) to hidden states (frames, dim), differentiable in the clips."""
+        if not clips:
+            return []
         device = self._layers[0].weight.device
         features = [self._features(clip.to(device)) for clip in clips]
-        lower = self._config.precision != "float32"
-        with torch.autocast(device.type, PRECISIONS[self._config.precision], enabled=lower):
+        with autocast(device, self.precision):
             return [frames.float() for frames in self.model(features)]
 
     def n_frames(self, n_samples: int) -> int:
@@ -242,9 +242,14 @@ class Wav2Vec2Encoder:
         """
         first = self._layers[0]
         tensors = (torch.from_numpy(block).to(first.weight.device) for block in blocks)
-        bound = copy.copy(self)
-        bound._recording = moments_of(tensors, first.width, first.stride)
-        return bound
+        moments = moments_of(tensors, first.width, first.stride)
+        if moments.n_samples < self._window:
+            return self  # it is padded, and has other moments then
+        return Wav2Vec2Encoder(self.model, self._config, self.chunking, self.precision, moments)
+
+    def with_precision(self, precision: str) -> Wav2Vec2Encoder:
+        """The encoder that computes in `float32` or `bfloat16`; the weights are shared."""
+        return Wav2Vec2Encoder(self.model, self._config, self.chunking, precision)
 
     def config(self) -> dict[str, Any]:
         """Sizes of the model and how it is used."""
@@ -256,7 +261,8 @@ class Wav2Vec2Encoder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker must find libsndfile before it imports fairseq2: built there, not unpickled.
-        return build_wav2vec2, (self.config(), self.tensors(), self.chunking, self.name)
+        parts = self.config(), self.tensors(), self.chunking, self.name, self.precision
+        return build_wav2vec2, parts
 
     def _features(self, clip: Tensor) -> Tensor:
         """(samples,) to what the convolutions give, (frames, channels)."""
@@ -265,28 +271,21 @@ class Wav2Vec2Encoder:
             whole = moments or moments_of([clip], first.width, first.stride)
             clip, normalized = whole.normalized(clip, _EPS)
             moments = normalized if moments else None
-        return convolve(clip, self._layers, PRECISIONS[self._config.precision], moments)
+        return convolve(clip, self._layers, PRECISIONS[self.precision], moments)
 
-    @cached_property
+    @property
     def _layers(self) -> list[ConvolutionalLayer]:
-        layers = []
-        for layer in self.model.encoder_frontend.feature_extractor.layers:
-            norm = layer.layer_norm if self._config.conv_layer_norm else layer.group_norm
-            layers.append(
-                ConvolutionalLayer(
-                    weight=layer.conv.weight,
-                    bias=layer.conv.bias,
-                    stride=layer.conv.stride[0],
-                    norm="none"
-                    if norm is None
-                    else "channels"
-                    if self._config.conv_layer_norm
-                    else "clip",
-                    norm_weight=getattr(norm, "weight", None),
-                    norm_bias=getattr(norm, "bias", None),
-                )
-            )
-        return [layers[0], *prepared(layers[1:], PRECISIONS[self._config.precision])]
+        device = self.model.encoder.layers[0].ffn.inner_proj.weight.device
+        if self._prepared is None or self._prepared[-1].weight.device != device:
+            self._prepared = self._prepared_layers()
+        return self._prepared
+
+    def _prepared_layers(self) -> list[ConvolutionalLayer]:
+        layers = [
+            layer_of(layer.conv, layer.layer_norm if layer.group_norm is None else layer.group_norm)
+            for layer in self.model.encoder_frontend.feature_extractor.layers
+        ]
+        return [layers[0], *prepared(layers[1:], PRECISIONS[self.precision])]
 
 
 def _fairseq2_parts(config: Wav2Vec2Config) -> tuple[Any, Any]:

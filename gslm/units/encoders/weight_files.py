@@ -39,7 +39,7 @@ def read_wanted(folder: Path, wanted: Callable[[str], str | None]) -> dict[str, 
     wanted tensors are copied. Raises `UserError` where there are no weights, or damaged ones.
     """
     if has_safetensors(folder):
-        paths, read = _parts(folder, _SAFETENSORS), _read_safetensors
+        paths, read = _parts(folder, _SAFETENSORS), _read_wanted_safetensors
     else:
         paths, read = _parts(folder, _PICKLED), _read_pickled
     tensors: dict[str, Tensor] = {}
@@ -67,11 +67,45 @@ def load_pickled(path: Path) -> Any:
             f"{path}: {what}, which a file of weights need not; it was not run. Convert the "
             "file to safetensors where you trust it"
         ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # bytes that are no pickle fail in any way
         reason = " ".join(str(error).split())[:120]
         raise UserError(
             f"{path}: damaged, truncated or not torch's ({reason}); copy it again"
         ) from None
+
+
+def read_safetensors(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, Tensor | None]:
+    """Tensors of a file by name; of those that are not wanted the names alone, with None.
+
+    Raises `UserError` where the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; the model is incomplete")
+    try:
+        with safe_open(path, "pt") as file:
+            return {
+                name: file.get_tensor(name) if is_wanted(name) else None
+                for name in file.keys()  # noqa: SIM118  (no dictionary)
+            }
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged or truncated ({error}); copy it again") from None
+
+
+def join_weight_norm(tensors: dict[str, Any], conv: str) -> None:
+    """Multiply out the weight norm of the convolution named `conv`; in place.
+
+    A direction (channels out, channels in, width) has a length for each step of the width, under
+    torch's old names or its new ones.
+    """
+    for length, direction in (
+        ("weight_g", "weight_v"),
+        ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+    ):
+        if {f"{conv}.{length}", f"{conv}.{direction}"} <= set(tensors):
+            g = tensors.pop(f"{conv}.{length}").float()
+            v = tensors.pop(f"{conv}.{direction}").float()
+            norm = torch.linalg.vector_norm(v, dim=(0, 1), keepdim=True)
+            tensors[f"{conv}.weight"] = v * (g / norm)
 
 
 def _parts(folder: Path, name: str) -> list[Path]:
@@ -85,15 +119,10 @@ def _parts(folder: Path, name: str) -> list[Path]:
     return [folder / name]
 
 
-def _read_safetensors(path: Path, wanted: Callable[[str], str | None]) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; the model's folder is incomplete")
-    try:
-        with safe_open(path, "pt") as file:
-            names = {name: wanted(name) for name in file.keys()}  # noqa: SIM118  (no dictionary)
-            return {ours: file.get_tensor(name) for name, ours in names.items() if ours}
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged or truncated ({error}); copy it again") from None
+def _read_wanted_safetensors(path: Path, wanted: Callable[[str], str | None]) -> dict[str, Tensor]:
+    read = read_safetensors(path, lambda name: wanted(name) is not None)
+    named = {wanted(name): tensor for name, tensor in read.items()}
+    return {ours: tensor for ours, tensor in named.items() if ours and tensor is not None}
 
 
 def _read_pickled(path: Path, wanted: Callable[[str], str | None]) -> dict[str, Tensor]:

@@ -3,6 +3,10 @@
 Start: k-means++ (Arthur and Vassilvitskii, 2007; its greedy variant) on a part of a reservoir
 sample, several times, each refined on the whole sample, the best kept. Then Lloyd's passes over
 all blocks, as products of matrices. Memory: one block, the reservoir and the centroids.
+
+Where accelerate or torchrun started several processes, each has blocks of its own: the result is
+that of one process which reads the blocks of the first, then those of the second, and so on, to
+rounding. Sums go over the processes in each pass; the first one draws and decides.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gslm.errors import UserError
+from gslm.processes import add_over_processes, copy_of_first, this_process
 
 Blocks = Callable[[], Iterable[Tensor]]
 """Called for each pass; gives feature blocks (rows, dim) of float32, the same ones each time."""
@@ -25,6 +30,7 @@ Project = Callable[[Tensor], Tensor]
 _ROWS = 8192  # most rows a product: distances and features stay in the cache
 _DISTANCES = 2**22  # most distances a product, for many centroids
 _CANDIDATES = 6  # candidates that k-means++ tries for each centroid
+_DRAWN_AT_ONCE = 2**20  # rows that the reservoir draws for at once
 _START_ROWS = 40  # rows a centroid that k-means++ reads k times: few enough for the cache
 
 
@@ -101,7 +107,8 @@ def fit_kmeans(
 
     project: takes the means (k, dim) of each pass to where centroids must lie; see `spherical`.
     Raises `UserError` for features that are not finite, differ in width, or have fewer rows
-    than centroids. The result depends on the blocks, their order and the seed alone.
+    than centroids. The result depends on the blocks, their order and the seed alone. Of several
+    processes all must call this, each with its own blocks, be they none.
     """
     generator = torch.Generator().manual_seed(config.seed)
     reservoir, n_rows = _reservoir(blocks, config, generator)
@@ -109,12 +116,19 @@ def fit_kmeans(
         raise UserError(
             f"k-means: {n_rows} frames cannot make {config.k} units; give more audio or a smaller k"
         )
-    starts = (_start(reservoir, config, generator, project) for _ in range(config.n_starts))
-    centroids = min(starts, key=lambda start: start[1])[0]
+    centroids = reservoir[: config.k]
+    if this_process().is_main_process:
+        starts = (_start(reservoir, config, generator, project) for _ in range(config.n_starts))
+        centroids = min(starts, key=lambda start: start[1])[0]
+    centroids = copy_of_first(centroids)
     previous = float("inf")
     bar = tqdm(range(1, config.passes + 1), desc="k-means", unit="pass", disable=not progress)
     for n_passes in bar:  # noqa: B007  (its last value is reported)
-        centroids, total = _lloyd_pass(blocks(), centroids, reservoir, generator, project)
+        sums, counts, sum_of_squares = _sums(blocks(), centroids)
+        add_over_processes(sums, counts, sum_of_squares)
+        # One process draws new places for centroids that lost all rows.
+        moved = _moved(centroids, sums, counts, reservoir, generator, project)
+        centroids, total = copy_of_first(moved), float(sum_of_squares)
         bar.set_postfix(inertia=f"{total / n_rows:.4f}")
         if previous - total <= config.tolerance * total:
             break
@@ -144,33 +158,39 @@ def _scores(rows: Tensor, centred: Tensor, offsets: Tensor) -> Tensor:
     return torch.addmm(offsets, rows, centred.T, alpha=-2)
 
 
-def _lloyd_pass(
-    blocks: Iterable[Tensor],
-    centroids: Tensor,
-    reservoir: Tensor,
-    generator: torch.Generator,
-    project: Project | None,
-) -> tuple[Tensor, float]:
-    """One of Lloyd's passes: new centroids and the inertia under the old ones."""
+def _sums(blocks: Iterable[Tensor], centroids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of each centroid, added up (k, dim) and counted (k,), and the inertia (), in float64."""
     sums = torch.zeros_like(centroids)
     counts = torch.zeros(len(centroids), dtype=torch.float64)
     centred, offsets, mean = _prepared(centroids)
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64)
     for block in blocks:
         for rows in block.split(_rows(len(centroids))):
             lowest, labels = _scores(rows, centred, offsets).min(1)
             sums.index_add_(0, labels, rows)
             counts += torch.bincount(labels, minlength=len(centroids))
-            total += float(lowest.sum(dtype=torch.float64)) + _sum_of_squares(rows)
+            total += lowest.sum(dtype=torch.float64) + _sum_of_squares(rows)
     # What the scores leave out: the sum of |x - m|^2, less the |x|^2 added above.
-    total += float(counts.sum() * mean.double().square().sum() - 2 * (sums.sum(0) @ mean))
+    total += (counts.sum() * mean.double().square().sum() - 2 * (sums.sum(0) @ mean)).double()
+    return sums, counts, total
+
+
+def _moved(
+    centroids: Tensor,
+    sums: Tensor,
+    counts: Tensor,
+    reservoir: Tensor,
+    generator: torch.Generator,
+    project: Project | None,
+) -> Tensor:
+    """New centroids (k, dim): means of their rows, or rows far from all others."""
     moved = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None].float(), centroids)
     if project is not None:
         moved = project(moved)
     dead = (counts == 0).nonzero().flatten()
     if len(dead):
         moved[dead] = _far_rows(reservoir, moved, len(dead), generator)
-    return moved, total
+    return moved
 
 
 def _sum_of_squares(rows: Tensor) -> float:
@@ -199,10 +219,12 @@ def _start(
     """One k-means++ start, refined on the sample; centroids and the sample's inertia."""
     part = torch.randperm(len(sample), generator=generator)[: _START_ROWS * config.k]
     centroids = _plus_plus(sample[part], config.k, generator)
-    total = float("inf")
+    inertia_before = float("inf")
     for _ in range(config.sample_passes):
-        centroids, total = _lloyd_pass([sample], centroids, sample, generator, project)
-    return centroids, total
+        sums, counts, total = _sums([sample], centroids)
+        centroids = _moved(centroids, sums, counts, sample, generator, project)
+        inertia_before = float(total)
+    return centroids, inertia_before
 
 
 def _plus_plus(sample: Tensor, k: int, generator: torch.Generator) -> Tensor:
@@ -230,40 +252,60 @@ def _plus_plus(sample: Tensor, k: int, generator: torch.Generator) -> Tensor:
 def _reservoir(
     blocks: Blocks, config: KMeansConfig, generator: torch.Generator
 ) -> tuple[Tensor, int]:
-    """An even sample of all rows (Vitter's algorithm R, a block at a time), and their number."""
-    size = max(config.reservoir_rows, 10 * config.k)
-    sample: Tensor | None = None
-    n_seen = n_held = 0
-    for block in blocks():
-        _check(block, sample)
-        if sample is None:
-            sample = torch.empty(size, block.shape[1])
-        n_direct = min(size - n_held, len(block))
-        sample[n_held : n_held + n_direct] = block[:n_direct]
-        n_held += n_direct
-        n_seen += n_direct
-        rest = block[n_direct:]
-        if len(rest):
-            ranks = torch.arange(n_seen + 1, n_seen + len(rest) + 1, dtype=torch.float64)
-            slots = (torch.rand(len(rest), generator=generator, dtype=torch.float64) * ranks).long()
-            kept = (slots < size).nonzero().flatten()
-            # Row by row: where two rows fall on one slot the later one must stay, always.
-            for row in kept.tolist():
-                sample[slots[row]] = rest[row]
-            n_seen += len(rest)
-    if sample is None or n_seen == 0:
+    """An even sample of the rows of all processes, which all of them get, and their number."""
+    process = this_process()
+    counts = torch.zeros(process.num_processes, 2, dtype=torch.int64)
+    counts[process.process_index] = torch.tensor(_counted(blocks))
+    add_over_processes(counts)
+    n_rows, dim = int(counts[:, 0].sum()), int(counts[:, 1].max())
+    if n_rows == 0:
         raise UserError("k-means: no frames to cluster; give at least one readable recording")
-    return sample[:n_held], n_seen
+    chosen = _chosen_rows(n_rows, max(config.reservoir_rows, 10 * config.k), generator)
+    # Each row is one process' own: the others add zeros.
+    sample = torch.zeros(len(chosen), dim)
+    order = chosen.argsort()
+    start = int(counts[: process.process_index, 0].sum())
+    for block in blocks():
+        first, end = torch.searchsorted(
+            chosen[order], torch.tensor([start, start + len(block)])
+        ).tolist()
+        sample[order[first:end]] = block[chosen[order[first:end]] - start]
+        start += len(block)
+    add_over_processes(sample)
+    return sample, n_rows
 
 
-def _check(block: Tensor, sample: Tensor | None) -> None:
+def _counted(blocks: Blocks) -> tuple[int, int]:
+    """Rows of this process' blocks and their width, 0 where there are none; checks all."""
+    n_rows = dim = 0
+    for block in blocks():
+        _check(block, dim)
+        dim = block.shape[1]
+        n_rows += len(block)
+    return n_rows, dim
+
+
+def _chosen_rows(n_rows: int, size: int, generator: torch.Generator) -> Tensor:
+    """Numbers (at most size,) of rows drawn evenly: Vitter's algorithm R, in bounded memory."""
+    chosen = torch.arange(min(size, n_rows))
+    for start in range(size, n_rows, _DRAWN_AT_ONCE):
+        rows = torch.arange(start, min(n_rows, start + _DRAWN_AT_ONCE))
+        places = torch.rand(len(rows), generator=generator, dtype=torch.float64)
+        slots = (places * (rows + 1)).long()
+        # Row by row: where two rows fall on one slot the later one must stay, always.
+        for row in (slots < size).nonzero().flatten().tolist():
+            chosen[slots[row]] = rows[row]
+    return chosen
+
+
+def _check(block: Tensor, dim: int) -> None:
     if block.ndim != 2 or block.dtype != torch.float32:
         raise UserError(
             f"k-means: features must be float32 (rows, dim), not {block.dtype} {tuple(block.shape)}"
         )
-    if sample is not None and block.shape[1] != sample.shape[1]:
+    if dim and block.shape[1] != dim:
         raise UserError(
-            f"k-means: features have {block.shape[1]} dimensions after {sample.shape[1]}; "
+            f"k-means: features have {block.shape[1]} dimensions after {dim}; "
             "use one encoder for all"
         )
     # A sum is finite only if every term is (terms near the float32 limit apart).
