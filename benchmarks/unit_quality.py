@@ -41,7 +41,7 @@ from gslm.units.chunking import encode_clips
 from gslm.units.encoders import SpeechEncoder, load_encoder
 from gslm.units.fit import fit_units
 from gslm.units.inspection import unit_usage
-from gslm.units.normalization import feature_statistics, normalize_frames
+from gslm.units.normalization import FeatureStatistics, feature_statistics, normalize_frames
 from gslm.units.phone_agreement import UnitClip, measure_agreement
 from gslm.units.phone_labels import PhoneLabels
 from gslm.units.quantizers.kmeans import KMeansConfig, assign, fit_kmeans
@@ -60,7 +60,7 @@ FIT_SENTENCES = 200
 SHORTEST_S = 0.5
 LANGUAGES = ("es", "fr", "it", "ru")
 VOICES = ("rms", "slt", "awb")
-CHOSEN_LAYERS = ("MFCC, per file", "tiny.en 3", "base 4")
+CHOSEN_LAYERS = ("MFCC, per file", "tiny.en 3, per frame", "base 4, per frame")
 """Those that syllables and soft units are made of as well."""
 SOFT_FRAMES = 180_000  # an hour, in random order
 SCORES = {
@@ -83,15 +83,20 @@ class Layer:
     number: int
     """Layer, from 1; 0 for encoders without."""
     normalization: str
-    """frame, utterance (over each file) or speaker (over all files of a speaker)."""
+    """frame, global (each dimension over the audio that k-means sees), utterance (over each file)
+    or speaker (over all files of a speaker)."""
 
 
 LAYERS = (
     Layer("log-mel, per file", "log-mel", 0, "utterance"),
     Layer("MFCC, per speaker", "mfcc", 0, "speaker"),
     Layer("MFCC, per file", "mfcc", 0, "utterance"),
-    *(Layer(f"tiny.en {i}", "tiny.en", i, "frame") for i in range(1, 5)),
-    *(Layer(f"base {i}", "base", i, "frame") for i in range(1, 7)),
+    *(
+        Layer(f"{name} {i}, per {over}", name, i, normalization)
+        for name, n_layers in (("tiny.en", 4), ("base", 6))
+        for i in range(1, n_layers + 1)
+        for over, normalization in (("frame", "frame"), ("dimension", "global"))
+    ),
 )
 
 
@@ -199,16 +204,16 @@ def score_layer(layer: Layer, sets: ScoredSets, fit_root: Path, results: Path, s
         return
     started = time.perf_counter()
     encoder = speech_encoder(layer)
-    frames = dict(encoded(encoder, sets.root, sets.ids, layer))
+    statistics, centroids = fitted(encoder, layer, fit_root, missing, seed)
+    frames = dict(encoded(encoder, sets.root, sets.ids, layer, statistics))
     if ("continuous", None) in missing:
         tokens = {clip: part.numpy() for clip, part in frames.items()}
         add(results, layer.name, "continuous", None, seed, abx_scores(sets, tokens))
-    centroids = fitted(encoder, layer, fit_root, missing, seed)
     for kind, k in missing:
         if kind == "continuous":
             continue
         if kind == "soft":
-            hard = UnitEncoder(encoder, centroids[k], layer.normalization)
+            hard = UnitEncoder(encoder, centroids[k], layer.normalization, statistics)
             folder = fit_root.parent / "soft" / layer.name.replace(" ", "-")
             soft = soft_scores(sets, frames, trained_soft(hard, fit_root, folder, seed))
             add(results, layer.name, kind, k, seed, soft)
@@ -236,9 +241,16 @@ def speech_encoder(layer: Layer) -> SpeechEncoder:
 
 
 def encoded(
-    encoder: SpeechEncoder, root: Path, ids: list[str], layer: Layer
+    encoder: SpeechEncoder,
+    root: Path,
+    ids: list[str],
+    layer: Layer,
+    statistics: FeatureStatistics | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Id without suffix and normalised frames (n, dim) of each clip."""
+    """Id without suffix and normalised frames (n, dim) of each clip.
+
+    statistics: those of a `global` normalisation; frames are as they come where None.
+    """
     by_speaker: dict[str, list[tuple[str, Tensor]]] = {}
     for first in tqdm(range(0, len(ids), 64), desc=layer.name, unit="batch"):
         part = ids[first : first + 64]
@@ -247,6 +259,8 @@ def encoded(
             name = id_.rpartition(".")[0]
             if layer.normalization == "frame":
                 yield name, normalize_frames(frames)
+            elif layer.normalization == "global":
+                yield name, statistics.normalize(frames) if statistics else frames
             elif layer.normalization == "utterance":
                 yield name, feature_statistics([frames]).normalize(frames)
             else:
@@ -268,11 +282,11 @@ def fitted(
     root: Path,
     missing: list[tuple[str, int | None]],
     seed: int,
-) -> dict[int | None, Tensor]:
-    """Centroids by their number."""
+) -> tuple[FeatureStatistics | None, dict[int | None, Tensor]]:
+    """Statistics of a `global` normalisation, and centroids by their number."""
     sizes = sorted({k for kind, k in missing if kind not in ("continuous", "syllables")})
-    if not sizes:
-        return {}
+    if not sizes and layer.normalization != "global":
+        return None, {}
     ids = find_audio(root)
     np.random.default_rng(seed).shuffle(ids)
     rows = torch.empty(FIT_FRAMES, encoder.dim)
@@ -283,8 +297,14 @@ def fitted(
         n_rows += len(part)
         if n_rows == FIT_FRAMES:
             break
+    statistics = None
+    if layer.normalization == "global":
+        statistics = feature_statistics([rows[:n_rows]])
+        rows = statistics.normalize(rows)
     blocks = rows[:n_rows].split(20_000)
-    return {k: fit_kmeans(lambda: blocks, KMeansConfig(k, seed)).centroids for k in sizes}
+    return statistics, {
+        k: fit_kmeans(lambda: blocks, KMeansConfig(k, seed)).centroids for k in sizes
+    }
 
 
 def runs(frames: Tensor, centroids: Tensor, penalty: float) -> tuple[NDArray, NDArray]:

@@ -119,6 +119,8 @@ def test_ctrl_c_ends_all_workers_without_a_traceback(audio, units, whole, tmp_pa
     units.save(tmp_path / "u")
     folder = tmp_path / "c"
     command = ["units", "encode", audio, "--units", tmp_path / "u", "-o", folder]
+    # A shell's background job ignores Ctrl-C, and what it starts, such as this suite, does too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     run = subprocess.Popen(
         [sys.executable, "-m", "gslm", *command, "--workers", "2", "--shard-size", "2"],
         stdout=subprocess.PIPE,
@@ -126,6 +128,7 @@ def test_ctrl_c_ends_all_workers_without_a_traceback(audio, units, whole, tmp_pa
         text=True,
         start_new_session=True,
     )
+    signal.signal(signal.SIGINT, before)
     while run.poll() is None and not list(folder.glob("units-*.parquet")):
         time.sleep(0.02)
     os.killpg(run.pid, signal.SIGINT)
