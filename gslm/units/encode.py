@@ -94,9 +94,11 @@ def encode_corpus(
 def _encode_missing(job: EncodingJob, engine: str, workers: int | None, progress: bool) -> None:
     """Encode the shards that are not there yet; returns once those of all processes are."""
     process = this_process()
-    writer = job.writer()
     if process.is_main_process:
-        writer.remove_unfinished()
+        job.writer().remove_unfinished()
+    # What is half written goes before another process could be writing.
+    wait_for_all()
+    writer = job.writer()
     missing = [index for index in range(job.n_shards) if not writer.has_shard(index)]
     # Nobody writes before all have seen what is missing.
     wait_for_all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gslm.units.fit import fit_units
 from gslm.units.normalization import feature_statistics
 from gslm.units.quantizers.kmeans import KMeansConfig, fit_kmeans
 from gslm.units.quantizers.spherical import fit_spherical
+from gslm.units.shards import EncodingJob
 from gslm.units.unit_encoder import UnitEncoder
 
 N_RANKS = 2
@@ -73,11 +75,30 @@ def _all_work(rank: int, folder: Path) -> None:
     units = _fit(folder / "audio")
     torch.save(found | {"units": units.centroids}, folder / f"found-{rank}.pt")
     alone = UnitEncoder.load(folder / "units")
+    _open_slowly(rank)
     corpus = _encode(folder / "audio", folder / "ranks", alone)
     assert len(corpus) == 9
     with pytest.raises(UserError, match="starts workers itself"):
         encode_corpus(folder / "audio", folder / "ray", alone, engine="ray", progress=False)
     _die(rank, folder)
+
+
+def _open_slowly(rank: int) -> None:
+    """Rank 1 is still opening the corpus, a file half written, when rank 0 has long done so."""
+    open_corpus = EncodingJob.writer
+    half_written: list[Path] = []
+
+    def slow(job: EncodingJob) -> CorpusWriter:
+        if not half_written:
+            half_written.append(job.folder / ".half-written.tmp")
+            job.folder.mkdir(exist_ok=True)
+            half_written[0].touch()
+            time.sleep(1)
+            half_written[0].unlink()
+        return open_corpus(job)
+
+    if rank == 1:
+        EncodingJob.writer = slow  # type: ignore[method-assign]
 
 
 def _die(rank: int, folder: Path) -> None:
