@@ -7,6 +7,7 @@ are frozen in turn (a GAN) need no special care.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -83,7 +84,8 @@ def _others_may_stop() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:120]
+        # "[file:line] What happened. More of it": only what happened is of use here.
+        reason = re.sub(r"^\[\S*\]\s*", "", " ".join(str(error).split())).split(". ")[0][:120]
         raise UserError(
             f"another process of this run has stopped ({reason}); mend what it says, if it says "
             "anything, then run the same command again: finished work is kept"
