@@ -41,7 +41,13 @@ from gslm.units.chunking import encode_clips
 from gslm.units.encoders import SpeechEncoder, load_encoder
 from gslm.units.fit import fit_units
 from gslm.units.inspection import unit_usage
-from gslm.units.normalization import FeatureStatistics, feature_statistics, normalize_frames
+from gslm.units.normalization import (
+    FeatureStatistics,
+    by_frame,
+    by_training_set,
+    feature_statistics,
+    normalize_frames,
+)
 from gslm.units.phone_agreement import UnitClip, measure_agreement
 from gslm.units.phone_labels import PhoneLabels
 from gslm.units.quantizers.kmeans import KMeansConfig, assign, fit_kmeans
@@ -83,8 +89,7 @@ class Layer:
     number: int
     """Layer, from 1; 0 for encoders without."""
     normalization: str
-    """frame, global (each dimension over the audio that k-means sees), utterance (over each file)
-    or speaker (over all files of a speaker)."""
+    """One of gslm's, or speaker (over all files of a speaker)."""
 
 
 LAYERS = (
@@ -95,7 +100,7 @@ LAYERS = (
         Layer(f"{name} {i}, per {over}", name, i, normalization)
         for name, n_layers in (("tiny.en", 4), ("base", 6))
         for i in range(1, n_layers + 1)
-        for over, normalization in (("frame", "frame"), ("dimension", "global"))
+        for over, normalization in (("frame", "frame"), ("frame and dimension", "frame+global"))
     ),
 )
 
@@ -249,7 +254,7 @@ def encoded(
 ) -> Iterator[tuple[str, Tensor]]:
     """Id without suffix and normalised frames (n, dim) of each clip.
 
-    statistics: those of a `global` normalisation; frames are as they come where None.
+    statistics: those of all that k-means sees; frames are not normalised by them where None.
     """
     by_speaker: dict[str, list[tuple[str, Tensor]]] = {}
     for first in tqdm(range(0, len(ids), 64), desc=layer.name, unit="batch"):
@@ -257,10 +262,9 @@ def encoded(
         clips = encode_clips(encoder, [read_audio(root / id_) for id_ in part])
         for id_, frames in zip(part, clips, strict=True):
             name = id_.rpartition(".")[0]
-            if layer.normalization == "frame":
-                yield name, normalize_frames(frames)
-            elif layer.normalization == "global":
-                yield name, statistics.normalize(frames) if statistics else frames
+            if by_frame(layer.normalization):
+                rows = normalize_frames(frames)
+                yield name, statistics.normalize(rows) if statistics else rows
             elif layer.normalization == "utterance":
                 yield name, feature_statistics([frames]).normalize(frames)
             else:
@@ -283,9 +287,9 @@ def fitted(
     missing: list[tuple[str, int | None]],
     seed: int,
 ) -> tuple[FeatureStatistics | None, dict[int | None, Tensor]]:
-    """Statistics of a `global` normalisation, and centroids by their number."""
+    """Statistics of all that k-means sees, where needed, and centroids by their number."""
     sizes = sorted({k for kind, k in missing if kind not in ("continuous", "syllables")})
-    if not sizes and layer.normalization != "global":
+    if not sizes and not by_training_set(layer.normalization):
         return None, {}
     ids = find_audio(root)
     np.random.default_rng(seed).shuffle(ids)
@@ -298,7 +302,7 @@ def fitted(
         if n_rows == FIT_FRAMES:
             break
     statistics = None
-    if layer.normalization == "global":
+    if by_training_set(layer.normalization):
         statistics = feature_statistics([rows[:n_rows]])
         rows = statistics.normalize(rows)
     blocks = rows[:n_rows].split(20_000)

@@ -45,7 +45,8 @@ class UnitSettings:
     k: int = 200
     """Number of units."""
     normalization: str = "auto"
-    """`none`, `frame`, `global` or `utterance`; `auto` is `frame` for layers of a network, else
+    """`none`, `frame`, `global`, `frame+global` or `utterance`; `auto` is `frame` for most layers
+    of a network, `frame+global` for those of Whisper that carry the place in the clip, else
     `global`."""
     max_hours: float = 5.0
     """Hours of audio that k-means sees."""

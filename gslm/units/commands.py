@@ -62,7 +62,7 @@ def fit(
     k: Annotated[
         int | None, Parameter(help="Number of units; 200 if not given, 2000 with --syllables.")
     ] = None,
-    normalization: Literal["auto", "none", "frame", "global", "utterance"] = "auto",
+    normalization: Literal["auto", "none", "frame", "global", "frame+global", "utterance"] = "auto",
     max_hours: Annotated[float, Parameter(help="Audio that k-means sees, in hours.")] = 5.0,
     seed: int = 0,
     half: Annotated[bool, Parameter(help="Store the encoder in half precision.")] = False,

@@ -21,9 +21,12 @@ from gslm.audio import SAMPLE_RATE
 from gslm.errors import UserError
 from gslm.processes import add_over_processes, this_process, use_own_device
 from gslm.units.chunking import encode_clips, encode_stream, for_recording
+from gslm.units.clip_position import suited_normalization
 from gslm.units.coarsening import Coarsening
 from gslm.units.encoders import HOP_LENGTH, SpeechEncoder
 from gslm.units.normalization import (
+    by_frame,
+    by_training_set,
     check_normalization,
     feature_statistics,
     normalize_frames,
@@ -74,8 +77,8 @@ def fit_units(
 
     audio_root, ids: the recordings, by path relative to the root. They are visited in an order
     drawn from `seed` until `max_frames` frames are gathered. normalization: one of
-    `NORMALIZATIONS`, or `auto`: `frame` for a layer of a network, else `global`, and `global`
-    for syllables, whose own mean and deviation that is. kmeans: finer settings; its k and seed
+    `NORMALIZATIONS`, or `auto`: what `suited_normalization` finds, and `global` for syllables,
+    whose own mean and deviation that is. kmeans: finer settings; its k and seed
     take the place of `k` and `seed`. coarsening: `Smoothing`, which changes nothing here, or
     `Syllables`: k - 1 centroids by spherical k-means, and the unit of silence.
 
@@ -90,13 +93,13 @@ def fit_units(
     """
     use_own_device(encoder)
     progress = progress and this_process().is_main_process
-    if normalization == "auto":
-        by_frame = encoder.layer and not isinstance(coarsening, Syllables)
-        normalization = "frame" if by_frame else "global"
-    check_normalization(normalization)
     config = kmeans or KMeansConfig(k=k, seed=seed, n_starts=3 if k <= _MANY_UNITS else 1)
     order = sorted(ids)
     random.Random(config.seed).shuffle(order)
+    if normalization == "auto":
+        syllables = isinstance(coarsening, Syllables)
+        normalization = "global" if syllables else suited_normalization(encoder, audio_root, order)
+    check_normalization(normalization)
     if isinstance(coarsening, Syllables):
         coarsening = _with_deviation(coarsening, encoder, audio_root, order)
     with tempfile.TemporaryDirectory(prefix="gslm-") as folder:
@@ -116,7 +119,7 @@ def fit_units(
             reason = f": {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
             raise UserError(f"{audio_root}: no readable recording to fit units to{reason}")
         statistics = None
-        if normalization == "global":
+        if by_training_set(normalization):
             statistics = feature_statistics(store.blocks(), over_processes=True, dim=encoder.dim)
 
         def blocks() -> Iterator[Tensor]:
@@ -236,7 +239,7 @@ def feature_rows(
 ) -> Iterator[tuple[Tensor, int]]:
     """Rows (n, dim) to cluster, with the number of frames that they span.
 
-    Of the normalisation `global`, which needs all rows, they are as the encoder gives them.
+    What a normalisation needs all rows for is still to be done.
     """
     for blocks, encode in _recordings(encoder, group):
         normalize = _normalizer(normalization, blocks, encode)
@@ -250,7 +253,7 @@ def feature_rows(
 
 def _normalizer(normalization: str, blocks: Blocks, encode: Encode) -> Callable[[Tensor], Tensor]:
     """What happens to one recording's frames before all of them are known."""
-    if normalization == "frame":
+    if by_frame(normalization):
         return normalize_frames
     if normalization == "utterance":
         return feature_statistics(encode(blocks())).normalize

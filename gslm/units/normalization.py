@@ -12,9 +12,9 @@ from torch import Tensor
 from gslm.errors import UserError
 from gslm.processes import add_over_processes
 
-NORMALIZATIONS = ("none", "frame", "global", "utterance")
+NORMALIZATIONS = ("none", "frame", "global", "frame+global", "utterance")
 """none; each frame over its own dimensions; each dimension by mean and deviation of the training
-set; or of each recording by itself."""
+set; the one, then the other; or each dimension by those of the recording itself."""
 
 _LEAST_DEVIATION = 1e-3  # keeps constant dimensions, as in silence, from being blown up
 
@@ -38,6 +38,16 @@ def check_normalization(name: str) -> str:
     if name not in NORMALIZATIONS:
         raise UserError(f"normalisation {name!r} is unknown; known are {', '.join(NORMALIZATIONS)}")
     return name
+
+
+def by_frame(name: str) -> bool:
+    """Whether a normalisation begins with each frame over its own dimensions."""
+    return name in ("frame", "frame+global")
+
+
+def by_training_set(name: str) -> bool:
+    """Whether a normalisation needs the mean and deviation of the training set."""
+    return name in ("global", "frame+global")
 
 
 def normalize_frames(frames: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ _HELD_OUT_PART = 10  # one in so many frames at most
 
 @dataclass(frozen=True)
 class SoftData:
-    """Features that hold for any number of units, normalised but by the statistics of `global`."""
+    """Features that hold for any number of units, normalised but by a training set's statistics."""
 
     train: NDArray[np.float32]
     """What is learned from (n, dim), on disk."""

@@ -154,7 +154,7 @@ class SoftTask:
         self.held_out = self._rows(data.held_out, self._hard(data.held_out), spread)
 
     def normalize(self, frames: Tensor) -> Tensor:
-        """Frames from disk (n, dim), where only the normalisation `global` is still to be done."""
+        """Frames from disk (n, dim), still to be normalised by the units' statistics, if any."""
         return self.units.statistics.normalize(frames) if self.units.statistics else frames
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,8 @@ from gslm.units.encoders import Chunking, SpeechEncoder, build_encoder
 from gslm.units.encoders.precision import in_precision
 from gslm.units.normalization import (
     FeatureStatistics,
+    by_frame,
+    by_training_set,
     check_normalization,
     feature_statistics,
     normalize_frames,
@@ -54,7 +56,7 @@ class _FolderConfig:
     chunking: dict[str, int]
     """How long recordings are cut."""
     normalization: str
-    """none, frame, global or utterance."""
+    """One of `NORMALIZATIONS`."""
     fingerprint: dict[str, Any]
     """Fingerprint of the units, which half precision must not change."""
     coarsening: dict[str, Any] | None = None
@@ -84,7 +86,7 @@ class UnitEncoder:
         """Join the parts.
 
         centroids: float32 (K, dim), in the space of normalised features; of unit length for
-        syllables. statistics: of the training set, for the normalisation `global` alone.
+        syllables. statistics: of the training set, for `global` and `frame+global` alone.
         fingerprint: as stored beside weights in half precision; made from the parts where None.
         coarsening: `Smoothing` or `Syllables`; None for one unit a frame.
         """
@@ -94,8 +96,10 @@ class UnitEncoder:
                 f"centroids of shape {tuple(centroids.shape)} do not fit {encoder.name} features "
                 f"of {encoder.dim} dimensions; fit them with this encoder"
             )
-        if (normalization == "global") != (statistics is not None):
-            raise UserError("normalisation 'global' needs statistics; the others take none")
+        if by_training_set(normalization) != (statistics is not None):
+            raise UserError(
+                "normalisations 'global' and 'frame+global' need statistics; the others take none"
+            )
         self.encoder = encoder
         self.centroids = centroids.float()
         self.normalization = normalization
@@ -203,16 +207,13 @@ class UnitEncoder:
 
     def normalize(self, frames: Tensor, statistics: FeatureStatistics | None = None) -> Tensor:
         """Frames (n, dim) as the quantiser sees them; `statistics` as for `quantize`."""
-        if self.normalization == "none":
-            return frames
-        if self.normalization == "frame":
-            return normalize_frames(frames)
+        if by_frame(self.normalization):
+            frames = normalize_frames(frames)
         if self.normalization == "utterance":
             statistics = statistics or feature_statistics([frames])
         else:
             statistics = self.statistics
-        assert statistics is not None
-        return statistics.normalize(frames)
+        return statistics.normalize(frames) if statistics else frames
 
     def save(self, folder: str | Path, half: bool = False) -> None:
         """Write config.json, encoder.safetensors, centroids.safetensors and soft units, if any.

@@ -19,6 +19,7 @@ from gslm.training import TrainingConfig, TrainingInterruptedError
 from gslm.units.chunking import encode_clips
 from gslm.units.encoders import Chunking, MFCCEncoder
 from gslm.units.fit import fit_units
+from gslm.units.normalization import NORMALIZATIONS, by_training_set
 from gslm.units.soft import SoftConfig, SoftUnits, soft_blocks, soft_of_frames
 from gslm.units.soft_data import prepare_soft_data
 from gslm.units.soft_export import export_soft, write_rows
@@ -120,9 +121,9 @@ def test_units_without_soft_ones_say_how_to_train_them(hard):
         hard.soft(sound(1))
 
 
-@pytest.mark.parametrize("normalization", ["none", "frame", "global", "utterance"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_a_recording_read_in_blocks_gives_the_vectors_of_its_waveform(hard, normalization):
-    statistics = hard.statistics if normalization == "global" else None
+    statistics = hard.statistics if by_training_set(normalization) else None
     units = UnitEncoder(hard.encoder, hard.centroids, normalization, statistics)
     torch.manual_seed(0)
     units.soft_units = SoftUnits(SoftConfig(39, K, 8)).eval()
@@ -293,12 +294,12 @@ def test_settings_are_read_from_toml_and_overridden(tmp_path):
             load_settings(SoftTraining, None, [bad])
 
 
-@pytest.mark.parametrize("normalization", ["none", "frame", "global", "utterance"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_frames_are_learned_with_the_hard_units_of_their_recordings(
     recordings, hard, tmp_path, normalization
 ):
     ids = [f"{i:02d}.wav" for i in range(12)]
-    statistics = hard.statistics if normalization == "global" else None
+    statistics = hard.statistics if by_training_set(normalization) else None
     units = UnitEncoder(hard.encoder, hard.centroids, normalization, statistics)
     arguments = (hard.encoder, normalization, recordings)
     data = prepare_soft_data(*arguments, ids, tmp_path, progress=False)

@@ -14,7 +14,14 @@ from gslm.errors import UserError
 from gslm.units.encode import encode_corpus
 from gslm.units.encoders import Chunking, LogMelEncoder, MFCCEncoder
 from gslm.units.encoders.whisper import WhisperConfig, WhisperEncoder, WhisperModel
-from gslm.units.normalization import FeatureStatistics, feature_statistics
+from gslm.units.normalization import (
+    NORMALIZATIONS,
+    FeatureStatistics,
+    by_frame,
+    by_training_set,
+    feature_statistics,
+    normalize_frames,
+)
 from gslm.units.quantizers.spherical import unit_length
 from gslm.units.syllables import Syllables
 from gslm.units.unit_encoder import UnitEncoder
@@ -30,7 +37,9 @@ def _speechlike(seconds: float, seed: int = 0) -> np.ndarray:
 def _unit_encoder(normalization: str = "none", encoder=None) -> UnitEncoder:
     encoder = encoder or MFCCEncoder(Chunking(100, 20))
     frames = encoder([torch.from_numpy(_speechlike(2))])[0]
-    statistics = feature_statistics([frames]) if normalization == "global" else None
+    if by_frame(normalization):
+        frames = normalize_frames(frames)
+    statistics = feature_statistics([frames]) if by_training_set(normalization) else None
     centroids = (statistics.normalize(frames) if statistics else frames)[::5]
     return UnitEncoder(encoder, centroids, normalization, statistics)
 
@@ -41,7 +50,7 @@ def _whisper() -> WhisperEncoder:
 
 
 @pytest.mark.parametrize("n_samples", [1, 319, 320, 321, 16_000, 50_001])
-@pytest.mark.parametrize("normalization", ["none", "frame", "global", "utterance"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_every_frame_has_a_unit(n_samples, normalization):
     units = _unit_encoder(normalization)(_speechlike(4)[:n_samples])
     assert len(units) == -(-n_samples // 320)
@@ -50,7 +59,7 @@ def test_every_frame_has_a_unit(n_samples, normalization):
 
 
 def test_silence_is_one_unit():
-    for normalization in ("none", "frame", "global", "utterance"):
+    for normalization in NORMALIZATIONS:
         ids = _unit_encoder(normalization)(np.zeros(16_000, np.float32)).ids
         assert len(set(ids.tolist())) == 1
 
@@ -92,8 +101,11 @@ def test_a_file_read_in_blocks_gives_the_units_of_its_waveform(tmp_path, normali
 
 @pytest.mark.parametrize("half", [False, True])
 def test_a_folder_comes_back_the_same(tmp_path, half):
-    for name, encoder in (("mel", LogMelEncoder()), ("whisper", _whisper())):
-        first = _unit_encoder("global", encoder)
+    for name, encoder, normalization in (
+        ("mel", LogMelEncoder(), "global"),
+        ("whisper", _whisper(), "frame+global"),
+    ):
+        first = _unit_encoder(normalization, encoder)
         first.save(tmp_path / name / "units", half=half)
         loaded = gslm.units.load(tmp_path / name)
         assert loaded.fingerprint == first.fingerprint
@@ -138,6 +150,22 @@ def test_each_frame_is_normalised_over_its_own_dimensions():
     torch.testing.assert_close(normalized, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_frames_are_normalised_by_themselves_and_then_over_the_corpus(tmp_path):
+    from gslm.units.fit import fit_units
+
+    waveforms = [_speechlike(2, seed) for seed in range(3)]
+    for i, waveform in enumerate(waveforms):
+        write_wav(tmp_path / f"{i}.wav", waveform)
+    ids = [f"{i}.wav" for i in range(3)]
+    units = fit_units(tmp_path, ids, MFCCEncoder(), 4, normalization="frame+global", progress=False)
+    frames = torch.cat(MFCCEncoder()([torch.from_numpy(waveform) for waveform in waveforms]))
+    rows = (frames - frames.mean(1, keepdim=True)) / frames.std(1, keepdim=True, correction=0)
+    expected = (rows - rows.mean(0)) / rows.std(0, correction=0)
+    torch.testing.assert_close(units.normalize(frames), expected, rtol=1e-2, atol=2e-2)
+    nearest = torch.cdist(expected, units.centroids).argmin(1).numpy()
+    assert np.mean(units.quantize(frames) != nearest) < 0.01
+
+
 def test_layers_of_a_network_are_normalised_by_frame_and_spectra_over_the_corpus(tmp_path):
     from gslm.units.encoders import MFCCEncoder
     from gslm.units.fit import fit_units
@@ -166,7 +194,7 @@ KINDS = ["smoothed", "syllables"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("normalization", ["none", "frame", "global", "utterance"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("n_samples", [1, 320, 321, 50_001])
 def test_coarse_units_span_every_frame(kind, normalization, n_samples):
     units = _coarse(kind, normalization)(_speechlike(4)[:n_samples])
