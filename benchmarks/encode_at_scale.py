@@ -144,12 +144,11 @@ def _compare_engines(work: Path) -> None:
     """Time the command on the hour, by each way to start processes."""
     gslm_module = ["-m", "gslm", "units", "encode"]
     python = [sys.executable, *gslm_module]
-    ranks = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes"]
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     ways = {
         "1 process": [*python, "--workers", "1"],
         "2 workers": [*python, "--workers", "2"],
-        "1 rank": [*ranks, "1", *gslm_module],
-        "2 ranks": [*ranks, "2", *gslm_module],
+        "2 ranks": [*ranks, *gslm_module],
         "Ray, 2 workers": [*python, "--engine", "ray", "--workers", "2"],
     }
     first = find_audio(work / "1 h")[:2]

@@ -83,14 +83,14 @@ def resolve_inside(root: str | Path, relative: str) -> Path:
     return Path(root) / relative
 
 
-def wav_paths(folder: str | Path, ids: Sequence[str]) -> list[Path]:
-    """Where the speech of each id goes below `folder`: the id with `.wav` for its suffix.
+def output_paths(folder: str | Path, ids: Sequence[str], suffix: str = ".wav") -> list[Path]:
+    """Where what is made of each id goes below `folder`: the id with another suffix.
 
     Raises `UserError` where an id leads outside the folder, or two would share one file.
     """
     taken: dict[Path, str] = {}
     for id_ in ids:
-        path = resolve_inside(folder, id_).with_suffix(".wav")
+        path = resolve_inside(folder, id_).with_suffix(suffix)
         if path in taken:
             raise UserError(
                 f"{printable_name(taken[path])} and {printable_name(id_)} would both be written "

@@ -90,8 +90,9 @@ class CorpusWriter:
 
         Only for a run that is about to start: another one's half-written shards would go too.
         """
-        for path in self.folder.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
+        for name in ("plan.json", "corpus.json", "units-*.parquet", "skipped-*.jsonl"):
+            for path in self.folder.glob(f".{name}.*.tmp"):
+                path.unlink(missing_ok=True)
 
     def has_shard(self, index: int) -> bool:
         """Whether shard `index` is whole on disk."""
@@ -206,6 +207,11 @@ class Corpus:
         except KeyError as missing:
             raise UserError(f"{folder}: corpus.json lacks {missing}; encode again") from None
 
+    @staticmethod
+    def is_at(folder: str | Path) -> bool:
+        """Whether a corpus lies in `folder`, be it finished or not."""
+        return any((Path(folder) / name).is_file() for name in ("plan.json", "corpus.json"))
+
     def __len__(self) -> int:
         return self.n_rows
 
@@ -234,11 +240,19 @@ class Corpus:
         return waveform
 
     def require_times(self) -> None:
-        """Raise a `UserError` unless units have the times of their recordings: not if trimmed."""
+        """Raise a `UserError` unless units have the times of their recordings.
+
+        They have not where recordings were trimmed, or durations are unknown.
+        """
         if self.source.get("trimmed"):
             raise UserError(
                 f"{self.folder}: its recordings were trimmed, so labelled times do not fit its "
                 "units; encode without --trim-silence"
+            )
+        if self.source.get("durations") == "unknown":
+            raise UserError(
+                f"{self.folder}: the durations of its units are unknown, so labelled times do not "
+                "fit them; import with --kind frames, or from a format that keeps durations"
             )
 
     def units(self, row: CorpusRow) -> Units:

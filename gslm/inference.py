@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from gslm.audio import (
     find_audio,
+    output_paths,
     printable_name,
     read_ids,
     require_utf8_name,
     resolve_inside,
-    wav_paths,
     write_wav,
 )
 from gslm.bundle import read_json, tensors_hash, write_json
@@ -102,7 +102,7 @@ def _files(speech: Path, output: Path, ids: Path | None) -> list[tuple[str, Path
     else:
         root, names = speech, read_ids(ids) if ids is not None else find_audio(speech)
     names = list(dict.fromkeys(names))
-    targets = wav_paths(output, names)
+    targets = output_paths(output, names)
     return [
         (name, resolve_inside(root, name), target)
         for name, target in zip(names, targets, strict=True)

@@ -32,10 +32,14 @@ def this_process() -> PartialState:
 
 
 def use_own_device(encoder: object) -> None:
-    """Of several processes, each puts an encoder's network (its `model`) on its own device."""
+    """Put an encoder's network (its `model`) on the device of this process.
+
+    Alone, only on a CUDA device: what a single process does elsewhere is made for the processor.
+    """
     process = this_process()
     model = getattr(encoder, "model", None)
-    if process.num_processes > 1 and isinstance(model, nn.Module):
+    wanted = process.num_processes > 1 or process.device.type == "cuda"
+    if wanted and isinstance(model, nn.Module):
         model.to(process.device)
 
 

@@ -34,3 +34,15 @@ def whole_folder(output: Path) -> Iterator[Path]:
     finally:
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def require_writable(output: Path) -> None:
+    """Make the folder `output` and write to it, or raise `UserError`, before any long work."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{output}: cannot write ({error.strerror or error}); choose another output folder"
+        ) from None

@@ -15,13 +15,13 @@ import soxr
 from gslm import audio
 from gslm.audio import (
     find_audio,
+    output_paths,
     printable_name,
     read_audio,
     read_ids,
     require_utf8_name,
     resolve_inside,
     stream_audio,
-    wav_paths,
     write_wav,
 )
 from gslm.errors import UserError
@@ -267,14 +267,14 @@ def test_links_to_recordings_elsewhere_are_followed(tmp_path):
 
 
 def test_wav_paths_replace_one_suffix_and_refuse_to_share(tmp_path):
-    paths = wav_paths(tmp_path, ["a/dot.one.flac", "a/dot.two.flac", "plain"])
+    paths = output_paths(tmp_path, ["a/dot.one.flac", "a/dot.two.flac", "plain"])
     assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
         "a/dot.one.wav",
         "a/dot.two.wav",
         "plain.wav",
     ]
     with pytest.raises(UserError) as error:
-        wav_paths(tmp_path, ["a.flac", "b.wav", "a.wav"])
+        output_paths(tmp_path, ["a.flac", "b.wav", "a.wav"])
     one_line(error, "a.flac and a.wav", "rename")
 
 

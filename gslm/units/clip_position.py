@@ -21,14 +21,16 @@ from gslm.units.chunking import encode_clips
 from gslm.units.encoders import SpeechEncoder
 from gslm.units.encoders.whisper import WhisperEncoder
 from gslm.units.normalization import normalize_frames
-from gslm.units.recordings import clip_groups
+from gslm.units.recordings import Clip, Reading, clip_groups
 
 _MOST_PIECES = 120  # at most 20 minutes
 _LEAST_PIECES = 10  # at one place, for its mean to say something
 _TOO_MUCH = 0.15
 
 
-def suited_normalization(encoder: SpeechEncoder, root: str | Path, ids: Sequence[str]) -> str:
+def suited_normalization(
+    encoder: SpeechEncoder, root: str | Path, ids: Sequence[str], reading: Reading
+) -> str:
     """`frame`, `frame+global` or `global`: what suits an encoder's features of recordings.
 
     ids: by path relative to the root, in the order in which they are tried. A layer of a network
@@ -39,8 +41,9 @@ def suited_normalization(encoder: SpeechEncoder, root: str | Path, ids: Sequence
         return "global"
     if not isinstance(encoder, WhisperEncoder):
         return "frame"
-    share = torch.tensor(position_share(encoder, islice(_pieces(encoder, root, ids), _MOST_PIECES)))
-    return "frame+global" if float(copy_of_first(share)) > _TOO_MUCH else "frame"
+    pieces = islice(_pieces(encoder, clip_groups(root, ids, [], reading)), _MOST_PIECES)
+    share = copy_of_first(torch.tensor(position_share(encoder, pieces)))
+    return "frame+global" if float(share) > _TOO_MUCH else "frame"
 
 
 def position_share(encoder: SpeechEncoder, pieces: Iterable[NDArray[np.float32]]) -> float:
@@ -74,12 +77,10 @@ def position_share(encoder: SpeechEncoder, pieces: Iterable[NDArray[np.float32]]
     return 1 - (within / (n_rows - len(counts))) / (total / (n_rows - 1))
 
 
-def _pieces(
-    encoder: SpeechEncoder, root: str | Path, ids: Sequence[str]
-) -> Iterator[NDArray[np.float32]]:
+def _pieces(encoder: SpeechEncoder, groups: Iterable[list[Clip]]) -> Iterator[NDArray[np.float32]]:
     """Recordings cut into pieces no longer than a chunk; what cannot be read is left out."""
     length = encoder.chunking.chunk_frames * encoder.hop_length
-    for group in clip_groups(root, ids, []):
+    for group in groups:
         for clip in group:
             blocks = clip.blocks() if clip.waveform is None else [clip.waveform]
             pending = np.zeros(0, np.float32)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from gslm.errors import UserError
 from gslm.units.format_commands import assemble, export_units, import_units
+from gslm.units.parameters import Channel, Precision, TrimSilence
 from gslm.units.soft_commands import soft, soft_encode, soft_settings
 
 app = App(
@@ -19,16 +22,6 @@ app.command(assemble)
 app.command(soft)
 app.command(soft_settings)
 app.command(soft_encode)
-
-Precision = Annotated[
-    Literal["float32", "bfloat16", "auto"],
-    Parameter(
-        help="bfloat16 computes HuBERT's kin faster where the processor has instructions for it; "
-        "a few units in a hundred differ. auto: bfloat16 there, float32 elsewhere. Not stored."
-    ),
-]
-
-Audio = Annotated[Path, Parameter(help="Folder of audio files, of any format and depth.")]
 
 
 @app.command
@@ -44,7 +37,10 @@ def encoders() -> None:
 
 @app.command
 def fit(
-    audio: Audio,
+    audio: Annotated[
+        Path | None,
+        Parameter(help="Folder of audio files; the first line of --manifest if not given."),
+    ] = None,
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="Folder to write.")],
     encoder: Annotated[
@@ -85,6 +81,11 @@ def fit(
             "given; smaller gives more syllables."
         ),
     ] = None,
+    channel: Channel = None,
+    trim_silence: TrimSilence = False,
+    manifest: Annotated[
+        Path | None, Parameter(help="fairseq's audio manifest: use the files that it lists.")
+    ] = None,
 ) -> None:
     """Make units from a folder of audio: encode it, cluster the frames or the syllables.
 
@@ -98,28 +99,42 @@ def fit(
     from gslm.units.coarsening import chosen_coarsening
     from gslm.units.encoders import load_encoder
     from gslm.units.fit import fit_units, frames_in_hours
+    from gslm.units.formats.manifest import recordings_of
+    from gslm.units.recordings import Reading, Skipped
     from gslm.units.shards import bound_kernel_cache
+    from gslm.whole_folder import require_writable
 
     bound_kernel_cache()
     coarsening = chosen_coarsening(smooth, syllables, boundaries, prominence)
     max_frames = frames_in_hours(max_hours)  # before a model is fetched
+    folder, ids = recordings_of(audio, manifest)
+    require_writable(output)
     source = whisper_tiny_en() if encoder == "tiny.en" else encoder
     speech_encoder = load_encoder(source, layer, precision=precision)
     if this_process().is_main_process:
         print(f"{encoder}: learned from {speech_encoder.learned_from}")
+    skipped: Skipped = []
     units = fit_units(
-        audio,
-        find_audio(audio),
+        folder,
+        find_audio(folder) if ids is None else ids,
         speech_encoder,
-        k or (2000 if syllables else 200),
+        k if k is not None else 2000 if syllables else 200,
         seed,
         normalization=normalization,
         max_frames=max_frames,
         coarsening=coarsening,
+        reading=Reading(channel, trim_silence),
+        skipped=skipped,
     )
     if this_process().is_main_process:
         units.save(output, half=half)
         print(f"{output}: {units.fingerprint}")
+    _print_skipped(skipped)
+
+
+def _print_skipped(skipped: Iterable[tuple[str, str]]) -> None:
+    for id_, reason in skipped:
+        print(f"skipped {id_}: {reason}")
 
 
 @app.command
@@ -155,29 +170,27 @@ def encode(
     output: Annotated[Path, Parameter(name=["--output", "-o"], help="Corpus to write.")],
     workers: Annotated[int | None, Parameter(help="Processes; one a core if not given.")] = None,
     speaker_from: Literal["none", "folder"] = "none",
-    shard_size: Annotated[int, Parameter(help="Recordings in a shard.")] = 256,
+    shard_size: Annotated[
+        int | None,
+        Parameter(help="Recordings in a shard; 256, or fewer of a small corpus, if not given."),
+    ] = None,
     deduplicate: Annotated[bool, Parameter(help="Store runs with durations.")] = True,
     engine: Annotated[
         Literal["local", "ray"],
         Parameter(help="Processes of this machine, or Ray's (of the cluster in RAY_ADDRESS)."),
     ] = "local",
-    channel: Annotated[
-        int | None,
-        Parameter(help="Channel to read, counted from 0; the mean of all if not given."),
-    ] = None,
+    channel: Channel = None,
     precision: Precision = "float32",
     manifest: Annotated[
         Path | None, Parameter(help="fairseq's audio manifest: encode the files that it lists.")
     ] = None,
-    trim_silence: Annotated[
-        bool, Parameter(help="Leave out silence before the first speech and after the last.")
-    ] = False,
+    trim_silence: TrimSilence = False,
 ) -> None:
     """Encode a folder of audio into a corpus; run again, it goes on where it was stopped.
 
     Example: gslm units encode recordings --units my-units -o corpus
 
-    Example: accelerate launch --num_processes 8 -m gslm units encode recordings --units u -o corpus
+    Example: torchrun --nproc_per_node 8 -m gslm units encode recordings --units u -o corpus
     """
     import gslm.units
     from gslm.processes import this_process
@@ -186,6 +199,8 @@ def encode(
     from gslm.units.shards import bound_kernel_cache
 
     bound_kernel_cache()
+    if workers is not None and this_process().num_processes > 1:
+        raise UserError(f"workers {workers}: torchrun's processes are the workers; leave it out")
     folder, ids = recordings_of(audio, manifest)
     corpus = encode_corpus(
         folder,
@@ -203,8 +218,7 @@ def encode(
     if not this_process().is_main_process:
         return
     print(f"{output}: {corpus.n_rows} recordings, {corpus.n_units} units, {corpus.n_frames} frames")
-    for id_, reason in corpus.skipped():
-        print(f"skipped {id_}: {reason}")
+    _print_skipped(corpus.skipped())
 
 
 @app.command

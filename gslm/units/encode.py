@@ -18,13 +18,13 @@ from gslm.processes import this_process, use_own_device, wait_for_all
 from gslm.units.encoders.precision import precision_of
 from gslm.units.local_engine import encode_in_processes
 from gslm.units.ray_engine import encode_on_ray
-from gslm.units.recordings import Reading
+from gslm.units.recordings import Reading, files_hash
 from gslm.units.shards import EncodingJob, encode_shards
 from gslm.units.unit_encoder import UnitEncoder
 
 ENGINES = ("local", "ray")
-SHARD_SIZE = 256
-"""Recordings in a shard."""
+_MOST_IN_SHARD = 256
+_SHARDS_OF_FEW = 32  # a corpus too small for full shards still gives every worker some
 
 
 def encode_corpus(
@@ -37,7 +37,7 @@ def encode_corpus(
     held_out: Collection[str] | None = None,
     speaker_from: Callable[[str], str] | str = "none",
     ids: Sequence[str] | None = None,
-    shard_size: int = SHARD_SIZE,
+    shard_size: int | None = None,
     deduplicate: bool = True,
     channel: int | None = None,
     trim_silence: bool = False,
@@ -48,13 +48,15 @@ def encode_corpus(
 
     ids: paths relative to the root; all audio below it where None. workers: processes, each
     with `threads` torch threads; as many as there are cores where None (a script that asks for
-    more than one must guard its entry with `if __name__ == "__main__"`). engine: `local`, or
-    `ray`: Ray's workers, here or on a cluster. Where torchrun or `accelerate launch` started
-    several processes, all call this function, and they are the workers, each on its own device.
+    more than one must guard its entry with `if __name__ == "__main__"`); unless more are asked
+    for, a CUDA device has the work of all. engine: `local`, or `ray`: Ray's workers, here or on
+    a cluster. Where torchrun or `accelerate launch` started several processes, all call this
+    function, and they are the workers, each on its own device.
     The corpus is the same, byte for byte, for any engine and number of workers on machines of
     one kind. Shards that an earlier, interrupted run finished are kept.
 
-    speaker_from: `none`, `folder` (the topmost folder of the id) or a function from the
+    shard_size: recordings in a shard; 256, or a 32nd of a corpus with less than 32 times as many,
+    where None. speaker_from: `none`, `folder` (the topmost folder of the id) or a function from the
     id. held_out: ids kept from training; by a hash of the id where None. deduplicate: store runs
     with durations. channel: number of the one that is read, from 0; the mean of all where None.
     trim_silence: leave out silence before the first speech and after the last, see `trimming`.
@@ -63,17 +65,23 @@ def encode_corpus(
     an empty folder, or one where nothing is readable, and where a worker died.
     """
     ids = find_audio(audio_root) if ids is None else sorted(set(ids))
-    if not ids or shard_size < 1 or (workers is not None and workers < 1):
-        raise UserError(f"{audio_root}: give at least one recording, worker and recording a shard")
+    if not ids:
+        raise UserError(f"{audio_root}: no recordings were named; give at least one")
+    if shard_size is None:
+        shard_size = min(_MOST_IN_SHARD, -(-len(ids) // _SHARDS_OF_FEW))
+    for name, number in (("shard size", shard_size), ("workers", workers)):
+        if number is not None and number < 1:
+            raise UserError(f"{name} {number}: give at least 1")
+    speakers = _speakers(ids, speaker_from)
     reading = Reading(channel, trim_silence)
     job = EncodingJob(
         root=Path(audio_root),
         folder=Path(out_folder),
-        source=_source(Path(audio_root), ids, shard_size, deduplicate, reading)
+        source=_source(Path(audio_root), ids, speakers, shard_size, deduplicate, reading)
         | _lower_precision(unit_encoder),
         unit_encoder=unit_encoder,
         ids=ids,
-        speakers=_speakers(ids, speaker_from),
+        speakers=speakers,
         shard_size=shard_size,
         deduplicate=deduplicate,
         threads=threads,
@@ -129,11 +137,10 @@ def _run(
         raise UserError(f"engine {engine!r} is unknown; choose {' or '.join(ENGINES)}")
     if engine == "ray":
         if process.num_processes > 1:
-            raise UserError(
-                "--engine ray starts workers itself; leave out `accelerate launch`, or the engine"
-            )
+            raise UserError("--engine ray starts workers itself; leave out torchrun, or the engine")
         return encode_on_ray(job, indices, workers)
-    if process.num_processes > 1:
+    alone = process.num_processes == 1
+    if not alone or (process.device.type == "cuda" and workers in (None, 1)):
         use_own_device(job.unit_encoder.encoder)
         return encode_shards(job, indices)
     return encode_in_processes(job, indices, workers or os.cpu_count() or 1)
@@ -156,23 +163,22 @@ def _lower_precision(unit_encoder: UnitEncoder) -> dict[str, Any]:
 
 
 def _source(
-    root: Path, ids: list[str], shard_size: int, deduplicate: bool, reading: Reading
+    root: Path,
+    ids: list[str],
+    speakers: list[str],
+    shard_size: int,
+    deduplicate: bool,
+    reading: Reading,
 ) -> dict[str, Any]:
     """What the corpus is made of, so that a resumed run can tell whether it is the same."""
-    digest = hashlib.sha256()
-    for id_ in ids:
-        path = root / id_
-        size = path.stat().st_size if path.is_file() else -1
-        digest.update(f"{id_}\0{size}\n".encode("utf-8", "surrogateescape"))
     source = {
         "root": printable_name(root.resolve().name),
         "n_files": len(ids),
-        "files_hash": digest.hexdigest()[:16],
+        "files_hash": files_hash(root, ids),
         "shard_size": shard_size,
         "deduplicated": deduplicate,
     }
-    if reading.channel is not None:
-        source["channel"] = reading.channel
-    if reading.trim_silence:
-        source["trimmed"] = True
-    return source
+    if any(speakers):
+        joined = "\0".join(speakers).encode("utf-8", "surrogateescape")
+        source["speakers_hash"] = hashlib.sha256(joined).hexdigest()[:16]
+    return source | reading.to_source()

@@ -30,7 +30,8 @@ class FeatureStatistics:
 
     def normalize(self, frames: Tensor) -> Tensor:
         """Centre and scale frames (n, dim)."""
-        return (frames - self.mean) / self.deviation
+        mean, deviation = self.mean.to(frames.device), self.deviation.to(frames.device)
+        return (frames - mean) / deviation
 
 
 def check_normalization(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -48,6 +49,15 @@ class Reading:
         """How the recordings of a corpus with this `source` were read."""
         return cls(source.get("channel"), source.get("trimmed", False))
 
+    def to_source(self) -> dict[str, Any]:
+        """What `of_corpus` reads; nothing where recordings are read whole."""
+        source: dict[str, Any] = {}
+        if self.channel is not None:
+            source["channel"] = self.channel
+        if self.trim_silence:
+            source["trimmed"] = True
+        return source
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -73,6 +83,16 @@ class Clip:
         """Read a long recording in blocks, float32 (samples,) at 16 kHz in order."""
         blocks = stream_audio(self.path, channel=self.channel)
         return _part(blocks, self.stretch) if self.stretch else blocks
+
+
+def files_hash(root: str | Path, ids: Sequence[str]) -> str:
+    """Hash over the names and sizes of recordings, by which a later run knows them again."""
+    digest = hashlib.sha256()
+    for id_ in ids:
+        path = Path(root) / id_
+        size = path.stat().st_size if path.is_file() else -1
+        digest.update(f"{id_}\0{size}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
 
 
 def clip_groups(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-Audio = Annotated[Path, Parameter(help="Folder of audio files, of any format and depth.")]
+from gslm.units.parameters import Audio, Channel, Precision, TrimSilence
 
 
 def soft(
@@ -34,6 +34,9 @@ def soft(
         ),
     ] = (),
     half: Annotated[bool, Parameter(help="Store the encoder in half precision.")] = False,
+    channel: Channel = None,
+    trim_silence: TrimSilence = False,
+    precision: Precision = "float32",
 ) -> None:
     """Train soft units beside ready units: vectors that say how near each sound is.
 
@@ -42,12 +45,16 @@ def soft(
     import gslm.units
     from gslm.audio import find_audio
     from gslm.settings import load_settings
+    from gslm.units.recordings import Reading
     from gslm.units.soft_task import SoftTraining, train_soft
+    from gslm.whole_folder import require_writable
 
     settings = load_settings(SoftTraining, config, set_)
-    encoder = gslm.units.load(units)
-    work = output.with_name(output.name + ".work")
-    trained = train_soft(encoder, audio, find_audio(audio), settings, work)
+    encoder = gslm.units.load(units).in_precision(precision)
+    require_writable(output)
+    work = output.resolve().with_name(output.resolve().name + ".work")
+    reading = Reading(channel, trim_silence)
+    trained = train_soft(encoder, audio, find_audio(audio), settings, work, reading)
     encoder.save(output, half=half)
     print(f"{output}: soft units of {trained.config.dim} dimensions over {encoder.fingerprint}")
     print(f"{work}: features and checkpoints, not needed any more")
@@ -73,15 +80,21 @@ def soft_encode(
         Literal["vectors", "distribution"],
         Parameter(help="Soft units, or the probability of each hard unit."),
     ] = "vectors",
+    channel: Channel = None,
+    trim_silence: TrimSilence = False,
+    precision: Precision = "float32",
 ) -> None:
     """Write soft units of a folder of audio, a .npy file each; run again, it goes on.
 
     Example: gslm units soft-encode recordings --units my-soft-units -o soft
     """
     import gslm.units
+    from gslm.units.recordings import Reading
     from gslm.units.soft_export import export_soft
 
-    n_files, skipped = export_soft(gslm.units.load(units), audio, output, kind)
+    encoder = gslm.units.load(units).in_precision(precision)
+    reading = Reading(channel, trim_silence)
+    n_files, skipped = export_soft(encoder, audio, output, kind, reading)
     print(f"{output}: {n_files} recordings as {kind}")
     for id_, reason in skipped:
         print(f"skipped {id_}: {reason}")

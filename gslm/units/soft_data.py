@@ -15,8 +15,10 @@ from torch import Tensor
 from gslm.bundle import read_json_object, write_json
 from gslm.corpus import held_out_by_hash
 from gslm.errors import UserError
+from gslm.processes import use_own_device
 from gslm.units.encoders import SpeechEncoder
-from gslm.units.fit import FeatureStore, feature_rows, gather_features
+from gslm.units.features import FeatureStore, feature_rows, gather_features
+from gslm.units.recordings import Reading
 
 DATA_MARKER = "data.json"
 """File that says that a folder of features is whole."""
@@ -43,17 +45,20 @@ def prepare_soft_data(
     *,
     max_frames: int = 360_000,
     seed: int = 0,
+    reading: Reading | None = None,
     progress: bool = True,
 ) -> SoftData:
     """Encode recordings into `folder`.
 
     normalization: of the hard units. ids: the recordings, relative to the root; taken in an order
-    drawn from `seed` until `max_frames` frames to learn from are gathered. What an earlier,
+    drawn from `seed` until `max_frames` frames to learn from are gathered. reading: which part of
+    a recording is used. What an earlier,
     finished call left in the folder is used again, whatever it was made of. Raises `UserError`
     where no recording is readable, where there is but one, or where the disk is full.
     """
     folder = Path(folder)
     marker = folder / DATA_MARKER
+    use_own_device(encoder)
     if not marker.is_file():
         order = sorted(ids)
         random.Random(seed).shuffle(order)
@@ -68,6 +73,7 @@ def prepare_soft_data(
                 [id_ for id_ in order if (id_ in held_out) == (side == "held_out")],
                 lambda group: feature_rows(encoder, group, normalization),
                 max_frames=max(1, limit),
+                reading=reading or Reading(),
                 progress=progress,
             )
             if not store.n_rows:

@@ -11,11 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from gslm.audio import find_audio, printable_name, wav_paths
+from gslm.audio import find_audio, output_paths, printable_name
 from gslm.bundle import read_json_object, tensors_hash, write_atomically, write_json, write_text
 from gslm.errors import CannotWriteError, UserError
+from gslm.processes import this_process, use_own_device
 from gslm.units.chunking import encode_clips
-from gslm.units.recordings import Clip, Skipped, clip_groups, read_ahead, reason_without_path
+from gslm.units.recordings import (
+    Clip,
+    Reading,
+    Skipped,
+    clip_groups,
+    files_hash,
+    read_ahead,
+    reason_without_path,
+)
 from gslm.units.soft import SoftKind, frame_units, require_soft, soft_blocks, soft_of_frames
 from gslm.units.unit_encoder import UnitEncoder
 
@@ -27,29 +36,32 @@ def export_soft(
     audio_root: str | Path,
     out_folder: str | Path,
     kind: SoftKind = "vectors",
+    reading: Reading | None = None,
     progress: bool = True,
 ) -> tuple[int, Skipped]:
     """Write soft units of all audio below a folder; returns how many files there are, and the rest.
 
     Each recording's float32 array, (frames, dim) for `vectors` and (frames, K) for
     `distribution`, stands at its path with the suffix `.npy`. Files that are there already are
-    kept, so that a stopped run goes on. soft.json says what made them, skipped.tsv which
-    recordings were not readable, and why. Long recordings are streamed. Raises `UserError` where
+    kept, so that a stopped run goes on. reading: which part of a recording is used. soft.json says
+    what made them, skipped.tsv which recordings were not readable, and why. Long recordings are
+    streamed. Raises `UserError` where
     `units` has no soft units, where two recordings differ in their suffix alone, and where the
-    folder holds others' soft units.
+    folder holds soft units of other recordings, settings or units.
     """
     out_folder = Path(out_folder)
+    reading = reading or Reading()
     require_soft(units)
+    if this_process().num_processes > 1:
+        raise UserError("soft units are written by one process; start the command by itself")
+    use_own_device(units.encoder)
     ids = find_audio(audio_root)
-    paths = {
-        id_: path.with_suffix(".npy")
-        for id_, path in zip(ids, wav_paths(out_folder, ids), strict=True)
-    }
-    _claim(units, out_folder, kind)
+    paths = dict(zip(ids, output_paths(out_folder, ids, ".npy"), strict=True))
+    _claim(units, out_folder, kind, files_hash(audio_root, ids), reading)
     missing = [id_ for id_ in ids if not paths[id_].is_file()]
     skipped: Skipped = []
     with (
-        closing(read_ahead(clip_groups(audio_root, missing, skipped))) as groups,
+        closing(read_ahead(clip_groups(audio_root, missing, skipped, reading))) as groups,
         tqdm(
             total=len(ids),
             initial=len(ids) - len(missing),
@@ -114,15 +126,21 @@ def _soft_clips(
             yield clip, soft_blocks(units, blocks, kind)
 
 
-def _claim(units: UnitEncoder, folder: Path, kind: SoftKind) -> None:
+def _claim(
+    units: UnitEncoder, folder: Path, kind: SoftKind, recordings: str, reading: Reading
+) -> None:
     """Keep in the folder what made its files; files of others are not to stand beside them."""
     about = {
         "format": "gslm-soft-units",
         "units": frame_units(units.fingerprint).to_json(),
         "soft_hash": tensors_hash(dict(require_soft(units).state_dict())),
         "kind": kind,
-    }
+        "recordings": recordings,
+    } | reading.to_source()
     path = folder / _ABOUT
     if path.is_file() and read_json_object(path) != about:
-        raise UserError(f"{folder}: holds soft units of another kind or maker; name a new folder")
+        raise UserError(
+            f"{folder}: holds soft units of other recordings, another kind or another maker; name "
+            "a new folder or delete this one"
+        )
     write_json(path, about)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from gslm.training_config import TrainingConfig
 from gslm.units.fit import frames_in_hours
 from gslm.units.normalization import feature_statistics
 from gslm.units.quantizers.kmeans import assign
+from gslm.units.recordings import Reading, files_hash
 from gslm.units.soft import SoftConfig, SoftUnits, frame_units
 from gslm.units.soft_data import DATA_MARKER, SoftData, in_blocks, prepare_soft_data
 from gslm.units.syllables import Syllables
@@ -63,14 +63,15 @@ def train_soft(
     ids: Sequence[str],
     settings: SoftTraining,
     folder: str | Path,
+    reading: Reading | None = None,
     progress: bool = True,
 ) -> SoftUnits:
     """Train soft units on recordings and give them to `units`.
 
     ids: the recordings, relative to the root; they need not be those that the hard units were
-    fitted on. folder: features, checkpoints and logs; a run found there goes on. Raises
-    `UserError` for units of syllables, recordings that cannot be used, and a folder that holds
-    another run.
+    fitted on. reading: which part of a recording is used. folder: features, checkpoints and logs;
+    a run found there goes on. Raises `UserError` for units of syllables, recordings that cannot
+    be used, and a folder that holds another run.
     """
     if isinstance(units.coarsening, Syllables):
         raise UserError("soft units are one a frame; give units that are not syllables")
@@ -78,7 +79,8 @@ def train_soft(
         raise UserError("soft units are trained by one process; start the command by itself")
     folder = Path(folder)
     max_frames = frames_in_hours(settings.max_hours, units.encoder.hop_length)
-    _claim(folder, units, Path(audio_root), ids, settings)
+    reading = reading or Reading()
+    _claim(folder, units, Path(audio_root), ids, settings, reading)
     data = prepare_soft_data(
         units.encoder,
         units.normalization,
@@ -87,6 +89,7 @@ def train_soft(
         folder / "data",
         max_frames=max_frames,
         seed=settings.loop.seed,
+        reading=reading,
         progress=progress,
     )
     units.soft_units = fit_soft(units, data, settings, folder / "training")
@@ -113,19 +116,20 @@ def fit_soft(
 
 
 def _claim(
-    folder: Path, units: UnitEncoder, root: Path, ids: Sequence[str], settings: SoftTraining
+    folder: Path,
+    units: UnitEncoder,
+    root: Path,
+    ids: Sequence[str],
+    settings: SoftTraining,
+    reading: Reading,
 ) -> None:
     """Keep beside a run what it is made of; another may not go on from its checkpoints."""
     path = folder / "run.json"
-    digest = hashlib.sha256()
-    for id_ in sorted(ids):
-        size = (root / id_).stat().st_size if (root / id_).is_file() else -1
-        digest.update(f"{id_}\0{size}\n".encode("utf-8", "surrogateescape"))
     identity = {
         "units": frame_units(units.fingerprint).to_json(),
-        "recordings": digest.hexdigest()[:16],
+        "recordings": files_hash(root, sorted(ids)),
         "settings": to_toml(settings),
-    }
+    } | reading.to_source()
     # Without features there is nothing to mix: a run that failed before may be mended.
     begun = (folder / "data" / DATA_MARKER).exists()
     if begun and not (path.is_file() and read_json(path) == identity):

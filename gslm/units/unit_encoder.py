@@ -222,8 +222,11 @@ class UnitEncoder:
         """
         folder = Path(folder)
         tensors = self.encoder.tensors()
+        weights = folder / "encoder.safetensors"
         if tensors:
-            write_tensors(folder / "encoder.safetensors", tensors, torch.float16 if half else None)
+            write_tensors(weights, tensors, torch.float16 if half else None)
+        else:
+            weights.unlink(missing_ok=True)  # of other units that were here before
         write_tensors(folder / "centroids.safetensors", self._quantizer_tensors())
         remove_soft(folder)
         if self.soft_units is not None:

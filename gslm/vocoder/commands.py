@@ -95,7 +95,7 @@ def synthesize(
     """
     from tqdm import tqdm
 
-    from gslm.audio import wav_paths, write_wav
+    from gslm.audio import output_paths, write_wav
     from gslm.corpus import Corpus
     from gslm.errors import UserError
     from gslm.vocoder import Vocoder
@@ -106,7 +106,7 @@ def synthesize(
     model, source = Vocoder.load(folder), Corpus.open(corpus)
     model.fingerprint.require_same(source.fingerprint, str(folder), str(corpus))
     # Before any work: two rows of one file are refused, and only the ids of all are in memory.
-    paths = wav_paths(output, [row.id for row in source.rows(split)])
+    paths = output_paths(output, [row.id for row in source.rows(split)])
     made = kept = 0
     rows = tqdm(source.rows(split), desc="speaking", unit="clip", total=len(paths))
     for row, path in zip(rows, paths, strict=True):

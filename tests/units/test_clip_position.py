@@ -12,6 +12,7 @@ from gslm.units.encoders import Chunking, MFCCEncoder
 from gslm.units.encoders.whisper import WhisperConfig, WhisperEncoder, WhisperModel
 from gslm.units.fit import fit_units
 from gslm.units.normalization import normalize_frames
+from gslm.units.recordings import Reading
 
 
 class GivenFrames(MFCCEncoder):
@@ -75,7 +76,7 @@ def test_whispers_layer_is_normalised_by_how_much_of_it_is_the_place(tmp_path, s
         write_wav(tmp_path / f"{i}.wav", noise.astype(np.float32))
     (tmp_path / "bad.wav").write_text("no audio")
     ids = ["bad.wav", *(f"{i}.wav" for i in range(4))]
-    assert suited_normalization(encoder, tmp_path, ids) == expected
+    assert suited_normalization(encoder, tmp_path, ids, Reading()) == expected
     units = fit_units(tmp_path, ids, encoder, 8, progress=False)
     assert units.normalization == expected
     assert (units.statistics is not None) == (expected == "frame+global")

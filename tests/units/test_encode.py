@@ -83,15 +83,33 @@ def test_an_interrupted_run_goes_on(audio, units, tmp_path, monkeypatch):
 
 def test_a_run_removes_what_a_killed_one_left(audio, units, tmp_path):
     (tmp_path / "c").mkdir()
-    (tmp_path / "c" / ".units-00000.parquet.1.tmp").write_bytes(b"PAR1")
+    for name in ("units-00000.parquet", "skipped-00001.jsonl", "plan.json", "corpus.json"):
+        (tmp_path / "c" / f".{name}.1.tmp").write_bytes(b"PAR1")
+    (tmp_path / "c" / ".notes.tmp").write_text("of the user's own")
     _encode(audio, tmp_path / "c", units)
-    assert not list((tmp_path / "c").glob(".*"))
+    assert [path.name for path in (tmp_path / "c").glob(".*")] == [".notes.tmp"]
 
 
 def test_other_settings_do_not_mix_into_a_corpus(audio, units, tmp_path):
     _encode(audio, tmp_path / "c", units)
     with pytest.raises(UserError, match="other audio, units or settings"):
         _encode(audio, tmp_path / "c", units, deduplicate=False)
+    with pytest.raises(UserError, match="other audio, units or settings"):
+        _encode(audio, tmp_path / "c", units, speaker_from="folder")
+
+
+def test_a_small_corpus_has_shards_for_many_workers(audio, units, tmp_path):
+    corpus = encode_corpus(audio, tmp_path / "c", units, progress=False)
+    n_files = len(corpus) + len(corpus.skipped())
+    assert corpus.source["shard_size"] == 1
+    assert len(list((tmp_path / "c").glob("units-*.parquet"))) == n_files
+
+
+@pytest.mark.parametrize("setting", ["workers", "shard_size"])
+def test_no_workers_and_empty_shards_are_errors(audio, units, tmp_path, setting):
+    with pytest.raises(UserError, match="give at least 1"):
+        encode_corpus(audio, tmp_path / "c", units, progress=False, **{setting: 0})
+    assert not (tmp_path / "c").exists()
 
 
 def test_folders_without_audio_are_errors(units, tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -192,6 +194,26 @@ def test_units_fitted_over_ranks_equal_those_of_one_process(folder):
 def test_ranks_write_the_same_bytes(folder):
     assert _same_files(folder / "alone", folder / "ranks")
     assert [id_ for id_, _ in Corpus.open(folder / "ranks").skipped()] == ["bad.wav"]
+
+
+def test_torchrun_starts_the_command_as_ranks(folder):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(N_RANKS)]
+    command += ["-m", "gslm", "units", "encode", folder / "audio", "--units", folder / "units"]
+    command += ["--output", folder / "torchrun", "--shard-size", "2"]
+    done = _run(command)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("9 recordings") == 1
+    assert _same_files(folder / "alone", folder / "torchrun")
+    refused = _run([*command, "--workers", "2"])
+    assert refused.returncode != 0
+    assert "leave it out" in refused.stderr
+
+
+def _run(command: list[str | Path]) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
 
 
 def test_a_killed_rank_stops_the_run_which_then_goes_on(folder):

@@ -20,6 +20,7 @@ from gslm.units.chunking import encode_clips
 from gslm.units.encoders import Chunking, MFCCEncoder
 from gslm.units.fit import fit_units
 from gslm.units.normalization import NORMALIZATIONS, by_training_set
+from gslm.units.recordings import Reading
 from gslm.units.soft import SoftConfig, SoftUnits, soft_blocks, soft_of_frames
 from gslm.units.soft_data import prepare_soft_data
 from gslm.units.soft_export import export_soft, write_rows
@@ -341,6 +342,26 @@ def test_export_writes_a_file_a_recording_and_goes_on(trained, recordings, tmp_p
     other = "vectors" if kind == "distribution" else "distribution"
     with pytest.raises(UserError, match="another kind"):
         export_soft(trained, recordings, tmp_path, other, progress=False)
+    with pytest.raises(UserError, match="other recordings"):
+        export_soft(trained, recordings, tmp_path, kind, Reading(channel=0), progress=False)
+
+
+def test_files_of_other_recordings_of_the_same_name_are_not_taken_for_done(trained, tmp_path):
+    for name, seconds in (("first", 1), ("second", 2)):
+        write_wav(tmp_path / name / "a.wav", sound(seconds))
+    export_soft(trained, tmp_path / "first", tmp_path / "out", progress=False)
+    with pytest.raises(UserError, match="other recordings"):
+        export_soft(trained, tmp_path / "second", tmp_path / "out", progress=False)
+    assert len(np.load(tmp_path / "out" / "a.npy")) == 50
+
+
+def test_soft_units_are_made_of_one_channel(trained, tmp_path):
+    both = np.stack([sound(1), np.zeros(16_000, np.float32)], axis=1)
+    soundfile.write(tmp_path / "a.wav", both, 16_000)
+    export_soft(trained, tmp_path, tmp_path / "out", reading=Reading(channel=1), progress=False)
+    found = np.load(tmp_path / "out" / "a.npy")
+    silence = trained.soft(np.zeros(16_000, np.float32))
+    assert np.allclose(found, silence, atol=1e-4)
 
 
 def test_export_refuses_recordings_that_differ_in_their_suffix_alone(trained, tmp_path):

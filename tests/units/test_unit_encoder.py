@@ -23,6 +23,7 @@ from gslm.units.normalization import (
     normalize_frames,
 )
 from gslm.units.quantizers.spherical import unit_length
+from gslm.units.recordings import Reading
 from gslm.units.syllables import Syllables
 from gslm.units.unit_encoder import UnitEncoder
 
@@ -113,6 +114,13 @@ def test_a_folder_comes_back_the_same(tmp_path, half):
         assert np.mean(loaded(waveform).ids != first(waveform).ids) <= (0.05 if half else 0)
 
 
+def test_a_folder_that_held_other_units_keeps_none_of_their_weights(tmp_path):
+    _unit_encoder("none", _whisper()).save(tmp_path)
+    _unit_encoder("none", MFCCEncoder()).save(tmp_path)
+    assert not (tmp_path / "encoder.safetensors").exists()
+    assert gslm.units.load(tmp_path).encoder.name == "mfcc"
+
+
 def test_damaged_folders_are_one_line_errors(tmp_path):
     with pytest.raises(UserError, match="no units"):
         gslm.units.load(tmp_path)
@@ -164,6 +172,25 @@ def test_frames_are_normalised_by_themselves_and_then_over_the_corpus(tmp_path):
     torch.testing.assert_close(units.normalize(frames), expected, rtol=1e-2, atol=2e-2)
     nearest = torch.cdist(expected, units.centroids).argmin(1).numpy()
     assert np.mean(units.quantize(frames) != nearest) < 0.01
+
+
+def test_fitting_uses_the_channel_that_it_is_told_and_names_what_it_cannot_read(tmp_path):
+    import soundfile
+
+    from gslm.units.fit import fit_units
+
+    noise = _speechlike(2)
+    soundfile.write(tmp_path / "a.wav", np.stack([noise, np.zeros_like(noise)], axis=1), 16_000)
+    write_wav(tmp_path / "mono.wav", noise)
+    (tmp_path / "bad.wav").write_text("no audio")
+    skipped: list[tuple[str, str]] = []
+    left = fit_units(
+        tmp_path, ["a.wav", "bad.wav"], MFCCEncoder(), 4, reading=Reading(channel=0),
+        skipped=skipped, progress=False,
+    )  # fmt: skip
+    mono = fit_units(tmp_path, ["mono.wav"], MFCCEncoder(), 4, progress=False)
+    assert torch.allclose(left.centroids, mono.centroids, atol=1e-3)
+    assert [id_ for id_, _ in skipped] == ["bad.wav"]
 
 
 def test_layers_of_a_network_are_normalised_by_frame_and_spectra_over_the_corpus(tmp_path):

@@ -2,7 +2,7 @@
 
 A folder of units remembers no precision: read again, its encoder computes in float32 until
 another is asked for. In bfloat16 sums, normalisations and weights stay float32; the fingerprint
-is the same, and a few units in a hundred are others.
+is the same, and some of the units are others.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Literal, Protocol, cast, runtime_checkable
 import torch
 
 from gslm.errors import UserError
+from gslm.processes import this_process
 from gslm.units.encoders.base import SpeechEncoder
 
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -44,8 +45,9 @@ def in_precision(encoder: SpeechEncoder, precision: str) -> SpeechEncoder:
     if precision == "auto":
         from gslm.training import has_bfloat16
 
-        device = next(iter(encoder.tensors().values())).device if lowers else None
-        precision = "bfloat16" if device and has_bfloat16(device) else "float32"
+        # The encoder is still to be put there.
+        device = this_process().device
+        precision = "bfloat16" if lowers and has_bfloat16(device) else "float32"
     if lowers:
         return cast(LowersPrecision, encoder).with_precision(precision)
     if precision != "float32":
