@@ -48,11 +48,10 @@ def main() -> None:
     tools = {"gslm": sys.executable, "fastabx": arguments.fastabx}
     tools["zerospeech-libriabx2"] = arguments.libriabx2
     import torch
-
-    from gslm.plan import matmul_rate
+    from machine import matmul_rate
 
     torch.set_num_threads(arguments.threads)
-    print(f"matmul, {arguments.threads} threads: {matmul_rate() / 1e9:.0f} GFLOP/s")
+    print(f"matmul, {arguments.threads} threads: {matmul_rate():.0f} GFLOP/s")
     with tempfile.TemporaryDirectory() as folder:
         make_features(arguments.item, Path(folder), arguments.dim, arguments.minutes)
         found = {}

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import soundfile
 import torch
-from kmeans import matmul_rate
+from machine import matmul_rate, peak_memory
 from torch import Tensor
 from units_from_files import repeat_audio
 
@@ -115,29 +115,17 @@ def _encode_here(audio: Path, work: Path, ahead: bool) -> None:
     shards.bound_kernel_cache()  # as the command does
     units = gslm.units.load(work / "units")
     torch.set_num_threads(1)
-    before = _peak_mb()
+    before = peak_memory()
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         corpus = encode_corpus(audio, folder, units, shard_size=SHARD_SIZE, progress=False)
         seconds = time.perf_counter() - start
     rate = corpus.n_samples / SAMPLE_RATE / seconds
-    print(json.dumps({"seconds": seconds, "rate": rate, "before": before, "peak": _peak_mb()}))
+    print(json.dumps({"seconds": seconds, "rate": rate, "before": before, "peak": peak_memory()}))
 
 
 def _plainly(items, n_ahead: int = 1) -> Iterator:  # noqa: ARG001
     yield from items
-
-
-def _peak_mb() -> float:
-    """Peak resident memory of this process alone, in MB."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would count that of the parent before it became another
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 
 
 def _compare_engines(work: Path) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from kmeans import matmul_rate
+from machine import matmul_rate, peak_memory
 from numpy.typing import NDArray
 
 from gslm.audio import find_audio, read_audio
@@ -287,12 +287,6 @@ def _peak(name: str, task: Task) -> float:
 def _peak_here(name: str, task: Task) -> float:
     _way(name, task)()
     return peak_memory()
-
-
-def peak_memory() -> float:
-    """Peak memory in MB of this process, by Linux; `getrusage` counts its parent's as well."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from machine import matmul_rate
 
 from gslm.units.quantizers.kmeans import KMeansConfig, fit_kmeans, inertia
 
@@ -48,17 +49,6 @@ def main() -> None:
     for hours in (0.1, 1.0) if arguments.quick else (1.0, 10.0):
         command = [sys.executable, __file__, "--memory-hours", str(hours)]
         print(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
-
-
-def matmul_rate(dtype: torch.dtype = torch.float32) -> float:
-    """Best of five 2048^3 products of `dtype`, in GFLOP/s."""
-    a = torch.randn(2048, 2048, dtype=dtype)
-    best = float("inf")
-    for _ in range(6):
-        start = time.perf_counter()
-        a @ a
-        best = min(best, time.perf_counter() - start)
-    return 2 * 2048**3 / best / 1e9
 
 
 def make_rows(n_rows: int, noise: bool) -> torch.Tensor:

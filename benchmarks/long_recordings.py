@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from hubert_units import peak_memory
+from machine import peak_memory
 from numpy.typing import NDArray
 
 from gslm.audio import SAMPLE_RATE, find_audio, read_audio

@@ -16,20 +16,10 @@ import time
 
 import numpy as np
 import torch
+from machine import matmul_rate
 
 from gslm.ulm.model import EOS, PAD, Decoder, preset
 from gslm.ulm.sample import Sampler, Sampling
-
-
-def matmul_rate() -> float:
-    """GFLOP a second of a 2048 × 2048 × 2048 float32 product, best of five."""
-    left, right = torch.randn(2, 2048, 2048)
-    best = float("inf")
-    for _ in range(6):
-        started = time.perf_counter()
-        torch.mm(left, right)
-        best = min(best, time.perf_counter() - started)
-    return 2 * 2048**3 / best / 1e9
 
 
 def main() -> None:

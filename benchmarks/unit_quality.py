@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from machine import matmul_rate
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -32,7 +33,6 @@ from gslm.eval.abx import AbxScorer, phone_task
 from gslm.eval.abx_items import Items, read_items, slice_features
 from gslm.eval.flite_speech import speak
 from gslm.eval.sentences import example_sentences
-from gslm.plan import matmul_rate
 from gslm.pretrained import whisper_base, whisper_tiny_en
 from gslm.sources import flite, prompts, wordnet
 from gslm.training_config import TrainingConfig
@@ -134,7 +134,7 @@ def main() -> None:
     if arguments.table:
         print(table(read_rows(arguments.results), [layer.name for layer in LAYERS]))
         return
-    print(f"matmul {matmul_rate() / 1e9:.0f} GFLOP/s float32")
+    print(f"matmul {matmul_rate():.0f} GFLOP/s float32")
     sets = read_sets(arguments.sets)
     fit_root = fit_audio(arguments.work, sets)
     for layer in LAYERS:

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import torch
-from kmeans import matmul_rate
+from machine import matmul_rate
 
 from gslm.audio import find_audio, read_audio
 from gslm.units.chunking import cut

@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from machine import matmul_rate
 from torch import Tensor, nn
 
-from gslm.plan import matmul_rate
 from gslm.types import Fingerprint, Units
 from gslm.vocoder import Vocoder
 from gslm.vocoder.duration import DurationConfig, DurationPredictor
@@ -52,7 +52,7 @@ def main() -> None:
         measure(arguments)
         return
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    rate = matmul_rate() / 1e9
+    rate = matmul_rate()
     print(
         f"load {load:.1f}; matmul 2048^3 float32, {arguments.threads} threads: {rate:.0f} GFLOP/s"
     )

@@ -88,3 +88,9 @@ def test_bad_features_are_one_line_errors(rows, message):
     with pytest.raises(UserError, match=message) as error:
         fit_kmeans(lambda: [rows], KMeansConfig(5))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**20])
+def test_seeds_that_no_generator_takes_are_errors(seed):
+    with pytest.raises(UserError, match="seed"):
+        KMeansConfig(4, seed)

@@ -58,6 +58,8 @@ class KMeansConfig:
             raise UserError(f"k-means: k must be at least 1, not {self.k}")
         if self.passes < 1 or self.n_starts < 1:
             raise UserError("k-means: passes and n_starts must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"k-means: seed {self.seed} must be from 0 to 2^63 - 1")
 
 
 @dataclass(frozen=True)
