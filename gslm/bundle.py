@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -143,7 +143,8 @@ def config_to_json(config: Any) -> dict[str, Any]:
 def config_from_json(config_type: type[Config], data: Any, where: str | Path) -> Config:
     """Build a configuration dataclass from a dictionary read at `where`.
 
-    Lists become tuples. Unknown or missing keys are a one-line `UserError`.
+    Lists become tuples. Unknown or missing keys, and values of other types than the fields', are
+    a one-line `UserError`.
     """
     if not isinstance(data, dict):
         raise UserError(f"{where}: expected an object with the fields of {config_type.__name__}")
@@ -165,7 +166,36 @@ def config_from_json(config_type: type[Config], data: Any, where: str | Path) ->
     values = {
         name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
     }
+    for name, kind in get_type_hints(config_type).items():
+        if name in values and not _fits(values[name], kind):
+            raise UserError(
+                f"{where}: setting {name} should be {_SPOKEN.get(get_origin(kind) or kind, kind)}, "
+                f"not {repr(data[name])[:60]}"
+            )
     return config_type(**values)
+
+
+_SPOKEN = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    dict: "an object",
+}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON suits a field of type `kind`; a float may be a whole number."""
+    origin, parts = get_origin(kind) or kind, get_args(kind)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return False
+        each = parts[:1] * len(value) if parts[-1] is ... else parts
+        return len(each) == len(value) and all(map(_fits, value, each))
+    if origin in (int, float):  # true and false are whole numbers in Python
+        return isinstance(value, int | origin) and not isinstance(value, bool)
+    # What may be one of several types is left to its reader.
+    return origin not in (bool, str, dict) or isinstance(value, origin)
 
 
 def write_manifest(bundle: str | Path, about: dict[str, Any]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from gslm.bundle import (
 )
 from gslm.errors import UserError
 from gslm.types import Fingerprint
+from gslm.units.soft import SoftConfig
 
 FINGERPRINT = Fingerprint("mfcc", "", 0, 50.0, "none", "0123456789abcdef", 8)
 
@@ -161,19 +163,36 @@ class Sizes:
     n_units: int
     dims: tuple[int, ...] = (1, 2)
     scale: float = 0.5
+    steps: tuple[tuple[int, int], ...] = ()
+    about: dict[str, Any] = field(default_factory=dict)
+    is_causal: bool = False
+    name: str = ""
 
 
 def test_configurations_read_back():
-    sizes = Sizes(7, (3,), math.pi)
+    sizes = Sizes(7, (3,), math.pi, (), {"a": [1]}, True, "x")
     data = json.loads(json.dumps(config_to_json(sizes)))
     assert config_from_json(Sizes, data, "here") == sizes
+    assert config_from_json(Sizes, {"n_units": 1, "scale": 2, "steps": [[1, 2]]}, "here").scale == 2
 
 
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"n_units": 1, "colour": 2}, ["unknown settings colour", "known are dims"]),
+        ({"n_units": 1, "colour": 2}, ["unknown settings colour", "known are about, dims"]),
         ({"dims": [1]}, ["missing settings n_units"]),
+        ({"n_units": "x"}, ["setting n_units should be a whole number, not 'x'"]),
+        ({"n_units": 3.5}, ["setting n_units should be a whole number, not 3.5"]),
+        ({"n_units": True}, ["setting n_units should be a whole number, not True"]),
+        ({"n_units": 1, "scale": "x"}, ["setting scale should be a number, not 'x'"]),
+        ({"n_units": 1, "scale": None}, ["setting scale should be a number, not None"]),
+        ({"n_units": 1, "is_causal": 1}, ["setting is_causal should be true or false, not 1"]),
+        ({"n_units": 1, "name": 5}, ["setting name should be text, not 5"]),
+        ({"n_units": 1, "dims": 3}, ["setting dims", "not 3"]),
+        ({"n_units": 1, "dims": [1, "x"]}, ["setting dims", "not [1, 'x']"]),
+        ({"n_units": 1, "steps": [[1, 2], [3]]}, ["setting steps", "not [[1, 2], [3]]"]),
+        ({"n_units": 1, "about": [1]}, ["setting about should be an object, not [1]"]),
+        ({"n_units": "x" * 1000}, ["setting n_units", "xxx"]),
         ([1], ["expected an object"]),
         (None, ["expected an object"]),
     ],
@@ -182,6 +201,14 @@ def test_wrong_configurations_are_one_line(data, words):
     with pytest.raises(UserError) as error:
         config_from_json(Sizes, data, "config.json")
     one_line(error, "config.json", *words)
+
+
+@pytest.mark.parametrize("temperature", [0, -1, math.inf, math.nan])
+def test_soft_units_have_a_finite_temperature_above_zero(temperature):
+    data = {"feature_dim": 39, "n_units": 5, "temperature": temperature}
+    with pytest.raises(UserError) as error:
+        config_from_json(SoftConfig, data, "soft.json")
+    one_line(error, f"temperature {temperature} must be a number above 0")
 
 
 def test_a_bundle_of_one_mind_is_accepted(tmp_path):

@@ -7,6 +7,7 @@ Niekerk et al. (2022), https://arxiv.org/abs/2111.02392.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -50,8 +51,10 @@ class SoftConfig:
         for name in ("feature_dim", "n_units", "dim"):
             if getattr(self, name) < 1:
                 raise UserError(f"soft units: {name} {getattr(self, name)} must be at least 1")
-        if not self.temperature > 0:
-            raise UserError(f"soft units: temperature {self.temperature} must be above 0")
+        if not 0 < self.temperature < math.inf:
+            raise UserError(
+                f"soft units: temperature {self.temperature} must be a number above 0 and finite"
+            )
 
 
 class SoftUnits(nn.Module):

@@ -12,6 +12,7 @@ import torch
 
 from gslm.errors import UserError
 from gslm.units.encoders import MFCCEncoder
+from gslm.units.quantizers import centroid_files
 from gslm.units.quantizers.centroid_files import read_centroids
 from gslm.units.unit_encoder import UnitEncoder
 
@@ -92,6 +93,20 @@ def test_numpy_files_are_read(dtype, order, tmp_path):
     joblib.dump(centers, tmp_path / "array.bin")
     for name in ("c.npy", "one.npz", "two.npz", "array.bin"):
         assert torch.equal(read_centroids(tmp_path / name), expected), name
+
+
+@pytest.mark.parametrize("write", [np.savez_compressed, joblib.dump])
+def test_what_unfolds_to_more_than_a_k_means_is_refused(write, monkeypatch, tmp_path):
+    monkeypatch.setattr(centroid_files, "_MAX_BYTES", 100_000)
+    path = tmp_path / "bomb.npz"
+    centers = np.zeros((1000, 100), np.float32)
+    if write is joblib.dump:
+        write(centers, path, compress=9)
+    else:
+        write(path, centroids=centers)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(UserError, match="unfolds to over"):
+        read_centroids(path)
 
 
 class _Runs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -105,10 +106,39 @@ def test_missing_layer_and_empty_folder_are_errors(whisper, tmp_path):
         load_encoder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("d_model", "x", "setting d_model should be a whole number"),
+        ("d_model", -1, "d_model -1 must be at least 1"),
+        ("encoder_attention_heads", 0, "n_heads 0 must be at least 1"),
+        ("encoder_attention_heads", 7, "d_model 64 is no multiple of n_heads 7"),
+        ("encoder_layers", None, "setting n_layers should be a whole number"),
+        ("num_mel_bins", 3.5, "setting n_mels should be a whole number"),
+    ],
+)
+def test_impossible_sizes_of_a_whisper_are_errors(whisper, tmp_path, name, value, message):
+    settings = json.loads((whisper[1] / "config.json").read_text()) | {name: value}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=message):
+        load_encoder(tmp_path, 2)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("name", ["log-mel", "mfcc"])
+def test_a_layer_of_spectra_is_an_error(name, layer):
+    with pytest.raises(UserError, match=f"{name} has no layers; leave out --layer"):
+        load_encoder(name, layer)
+
+
+def test_an_empty_name_is_said_to_be_empty():
+    with pytest.raises(UserError, match="the encoder's name is empty"):
+        load_encoder("")
+
+
 @pytest.mark.parametrize("name", ["log-mel", "mfcc", "whisper"])
 def test_a_clip_does_not_depend_on_its_batch(name, request):
-    source = request.getfixturevalue("whisper")[1] if name == "whisper" else name
-    encoder = load_encoder(source, 2)
+    encoder = load_encoder(request.getfixturevalue("whisper")[1] if name == "whisper" else name)
     assert isinstance(encoder, SpeechEncoder)
     lengths = [1, 320, 321, 5000, 5000, 16_001]
     clips = [_noise(n, n) for n in lengths]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import pickle
 import sys
 import types
 
@@ -13,7 +14,7 @@ from fairseq_models import model_of, save_fairseq
 from safetensors.torch import save_file
 
 from gslm.errors import UserError
-from gslm.units.encoders import load_encoder
+from gslm.units.encoders import NoSuchLayerError, load_encoder
 
 pytest.importorskip("fairseq2n", reason="gslm[fairseq2] is not installed")
 
@@ -69,8 +70,9 @@ def test_a_malicious_pickle_does_not_run(original, tmp_path, kind, zipped, where
     assert (tmp_path / "it-ran").exists()
 
 
-def test_a_stand_in_gives_no_way_to_what_it_stands_for(original, tmp_path, monkeypatch):
-    """Even where the real class is there and would run something, the stand-in takes its place."""
+@pytest.fixture
+def omegaconf(monkeypatch):
+    """A class under the name of omegaconf's DictConfig, and what was run of it."""
     ran = []
 
     class DictConfig:
@@ -83,11 +85,22 @@ def test_a_stand_in_gives_no_way_to_what_it_stands_for(original, tmp_path, monke
     DictConfig.__module__, DictConfig.__qualname__ = module.__name__, "DictConfig"
     monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    config = DictConfig()
-    config._content = {"model": config_of(DictConfig, layer_norm_first=True)}
+    return DictConfig, ran
+
+
+def test_a_stand_in_gives_no_way_to_what_it_stands_for(original, tmp_path, omegaconf):
+    """Even where the real class is there and would run something, the stand-in takes its place."""
+    kind, ran = omegaconf
+    config = config_of(kind, model=config_of(kind, layer_norm_first=True))
     path = saved(original | {"cfg": config}, tmp_path)
     assert load_encoder(path, 2).config()["pre_norm"]
     assert ran == []
+
+
+def test_settings_that_lie_in_themselves_are_an_error(original, tmp_path, omegaconf):
+    config = omegaconf[0]()
+    config._content = config
+    refused(saved(original | {"cfg": config}, tmp_path), "another shape or kind .*recursion")
 
 
 def config_of(kind, **settings):
@@ -152,7 +165,19 @@ def test_layers_above_are_not_read(original, tmp_path, name, monkeypatch):
     assert not any("layers.2." in n for n in encoder.tensors() if n.startswith("encoder.layers"))
 
 
+@pytest.mark.parametrize("name", ["state.pt", "state.safetensors"])
+@pytest.mark.parametrize("layer", [0, -1, 4])
+def test_a_layer_that_there_is_not_is_named(original, tmp_path, name, layer):
+    save = save_file if name.endswith("safetensors") else torch.save
+    save({n: t.contiguous() for n, t in original["model"].items()}, tmp_path / name)
+    with pytest.raises(NoSuchLayerError, match=f"no layer {layer}; choose one from 1 to 3"):
+        load_encoder(tmp_path / name, layer)
+
+
 LAST = "encoder.layers.1.fc2.weight"
+FIRST_BIAS = "encoder.layers.0.fc1.bias"
+POSITIONS = "encoder.pos_conv.0.weight_v"
+CONVOLUTION = "feature_extractor.conv_layers.0.0.weight"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +188,26 @@ LAST = "encoder.layers.1.fc2.weight"
         (lambda state: state.update({LAST: "text"}), "is no tensor"),
         (lambda state: state.update(more=torch.zeros(1)), "more is no weight of a HuBERT"),
         (lambda state: state.pop("encoder.pos_conv.0.bias"), "another model or architecture"),
-        (lambda state: state.pop("encoder.pos_conv.0.weight_g"), "weight_g|is missing"),
+        (
+            lambda state: state.pop("encoder.pos_conv.0.weight_g"),
+            r"pos_encoder\.conv\.weight' is missing",
+        ),
+        (lambda state: state.pop(FIRST_BIAS), r"ffn\.inner_proj\.bias' is missing"),
+        (lambda state: state.update({FIRST_BIAS: torch.tensor(1.0)}), "another shape.*0-d tensor"),
+        (lambda state: state.update({FIRST_BIAS: None}), r"fc1\.bias is no tensor"),
+        (lambda state: state.update({FIRST_BIAS: torch.tensor([1.0, torch.nan])}), "finite"),
+        (lambda state: state.update({LAST: state[LAST].to(torch.complex64)}), "finite"),
+        (lambda state: state.update({POSITIONS: torch.zeros(3, 3)}), "another shape.*size"),
+        (lambda state: state.update({POSITIONS: torch.zeros(128, 0, 16)}), "another shape.*zero"),
+        (lambda state: state.update({CONVOLUTION: torch.zeros(3)}), "another shape.*unpack"),
+        (
+            lambda state: state.update({FIRST_BIAS.replace("0", "99"): torch.zeros(1)}),
+            "above one that is missing, 3",
+        ),
+        (
+            lambda state: state.update({FIRST_BIAS.replace("0", "9" * 5000): torch.zeros(1)}),
+            "do not fit.*Unexpected key",
+        ),
         (lambda state: state.pop("feature_extractor.conv_layers.3.0.weight"), "strides"),
         (lambda state: state.clear(), "another model or architecture"),
     ],
@@ -183,11 +227,31 @@ def test_weights_that_do_not_fit_are_errors(original, tmp_path, change, match):
         ({"conv_feature_layers": "[(512, 10, 5)]"}, {}, "its settings say"),
         ({"conv_feature_layers": "__import__('os').getcwd()"}, {}, "are not understood"),
         ({"conv_feature_layers": "[(1, 1, 1)] * 10 ** 9"}, {}, "are not understood"),
+        ({"conv_feature_layers": "[(1, 1, 1)] * 100 * 100"}, {}, "not understood .more than 100"),
+        ({"encoder_attention_heads": "x"}, {}, "another shape or kind .*'x'"),
     ],
 )
 def test_settings_of_another_network_are_errors(original, tmp_path, model, task, match):
     cfg = {"model": {"_name": "hubert"} | model, "task": task}
     refused(saved(original | {"cfg": cfg}, tmp_path), match)
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        ({"encoder_attention_heads": 0}, "n_heads 0 must be at least 1"),
+        ({"encoder_attention_heads": -1}, "n_heads -1 must be at least 1"),
+        (
+            {"conv_feature_layers": "[(32, 10, 0)] + [(32, 3, 2)] * 4 + [(32, 2, 2)] * 2"},
+            r"convolutions \(\(32, 10, 0\), .*stride of at least 1",
+        ),
+    ],
+)
+def test_impossible_sizes_are_errors(original, tmp_path, model, match):
+    path = saved(original | {"cfg": {"model": model, "task": {}}}, tmp_path)
+    with pytest.raises(UserError, match=match) as error:
+        load_encoder(path, 2)
+    assert "\n" not in str(error.value)
 
 
 def test_strides_are_those_of_the_settings(original, tmp_path):
@@ -204,16 +268,18 @@ def test_other_things_in_a_torch_file_are_errors(content, tmp_path):
 
 
 def test_files_that_are_no_models_are_errors(original, tmp_path):
-    for name, data in (
-        ("text.pt", b"these are words, and no weights"),
-        ("empty.pt", b""),
-        ("zeros.pt", bytes(1000)),
-        ("half.pt", saved(original, tmp_path).read_bytes()[:50_000]),
-        ("half.safetensors", b"\x10\0\0\0\0\0\0\0{}"),
-        ("sound.wav", b"RIFF\x24\0\0\0WAVEfmt "),
+    for name, data, match in (
+        ("text.pt", b"these are words, and no weights", r"not torch's \(no pickle"),
+        ("letters.pt", b"hi", r"not torch's \(no pickle"),
+        ("empty.pt", b"", r"not torch's \(no pickle, or one that is cut off"),
+        ("another.pt", pickle.dumps({"a": 1}), r"not torch's \(a pickle of another program"),
+        ("zeros.pt", bytes(1000), r"not torch's \(Cannot use .*tar"),
+        ("half.pt", saved(original, tmp_path).read_bytes()[:50_000], "damaged, truncated"),
+        ("half.safetensors", b"\x10\0\0\0\0\0\0\0{}", r"truncated \(.*header"),
+        ("sound.wav", b"RIFF\x24\0\0\0WAVEfmt ", r"not torch's \(no pickle"),
     ):
         (tmp_path / name).write_bytes(data)
-        refused(tmp_path / name, r"copy it again|not run|more than tensors")
+        refused(tmp_path / name, match)
 
 
 def test_weights_of_transformers_are_to_come_as_their_folder(tmp_path):

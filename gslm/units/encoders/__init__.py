@@ -72,18 +72,21 @@ def load_encoder(
     checkpoint, HuBERT's or wav2vec 2.0's of fairseq, or torchaudio's state dict of one), or a
     model in transformers' format (Whisper, also in CTranslate2's, HuBERT, wav2vec 2.0, WavLM,
     data2vec, w2v-BERT): its folder or its name on the Hugging Face Hub. layer: counted from 1;
-    where None, the preset's, Whisper's third, CPC's second. precision: `float32`, or for
-    HuBERT's kin `bfloat16` or `auto`, see precision.py. Raises `UserError` for what is none of
-    these, and for a model without a layer of its own where None is given.
+    where None, the preset's, Whisper's third, CPC's second; log-mel and mfcc have none.
+    precision: `float32`, or for HuBERT's kin `bfloat16` or `auto`, see precision.py. Raises
+    `UserError` for what is none of these, for a layer of an encoder without layers, and for a
+    model without a layer of its own where None is given.
     """
     return in_precision(_load(source, layer, chunking), precision)
 
 
 def _load(source: str | Path, layer: int | None, chunking: Chunking | None) -> SpeechEncoder:
-    if source == LogMelEncoder.name:
-        return LogMelEncoder(chunking)
-    if source == MFCCEncoder.name:
-        return MFCCEncoder(chunking)
+    if not str(source):
+        raise UserError("the encoder's name is empty; name one that `gslm units encoders` lists")
+    if source in (LogMelEncoder.name, MFCCEncoder.name):
+        if layer is not None:
+            raise UserError(f"{source} has no layers; leave out --layer")
+        return LogMelEncoder(chunking) if source == LogMelEncoder.name else MFCCEncoder(chunking)
     if (known := preset(str(source))) is not None:
         layer = known.layer if layer is None else layer
         return load_transformers_speech(known.source, layer, chunking, known.learned_from)

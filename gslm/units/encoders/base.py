@@ -95,6 +95,13 @@ class NormalizesOverTime(Protocol):
         """
 
 
+def require_sizes(name: str, config: Any, *fields: str) -> None:
+    """Raise `UserError` where one of these fields of an encoder's configuration is below 1."""
+    for field in fields:
+        if getattr(config, field) < 1:
+            raise UserError(f"{name}: {field} {getattr(config, field)} must be at least 1")
+
+
 def begun_frames(n_samples: int) -> int:
     """Frames of 320 samples that `n_samples` begin, at least one; the last may be partly empty."""
     return max(1, -(-n_samples // HOP_LENGTH))

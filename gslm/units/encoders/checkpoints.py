@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gslm.bundle import read_json
+from gslm.bundle import config_from_json, read_json_object
 from gslm.errors import UserError
 from gslm.hub import folder_from_hub
 from gslm.units.encoders.base import Chunking
-from gslm.units.encoders.weight_files import HUB_SAFETENSORS, read_wanted
+from gslm.units.encoders.weight_files import HUB_SAFETENSORS, fill_model, read_wanted
 from gslm.units.encoders.whisper import WhisperConfig, WhisperEncoder, WhisperModel
 
 _HEAD_DIM = 64  # of every Whisper that OpenAI released
@@ -56,11 +56,7 @@ def whisper_model(
     with torch.device("meta"):
         model = WhisperModel(config)
     tensors = {"embed_positions.weight": sinusoids(config.max_frames, config.d_model)} | tensors
-    try:
-        model.load_state_dict({n: t.float() for n, t in tensors.items()}, assign=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{where}: the weights do not fit the encoder ({reason})") from None
+    fill_model(model, tensors, where)
     return model
 
 
@@ -73,21 +69,20 @@ def sinusoids(n_positions: int, dim: int) -> Tensor:
 
 
 def _read_transformers(folder: Path, layer: int) -> tuple[WhisperConfig, dict[str, Tensor]]:
-    sizes = read_json(folder / "config.json")
+    where = folder / "config.json"
+    found = read_json_object(where)
     try:
-        config = WhisperConfig(
-            d_model=sizes["d_model"],
-            n_heads=sizes["encoder_attention_heads"],
-            ffn_dim=sizes["encoder_ffn_dim"],
-            n_mels=sizes["num_mel_bins"],
-            max_frames=sizes["max_source_positions"],
-            n_layers=sizes["encoder_layers"],
-            layer=layer,
-        )
+        sizes = {
+            "d_model": found["d_model"],
+            "n_heads": found["encoder_attention_heads"],
+            "ffn_dim": found["encoder_ffn_dim"],
+            "n_mels": found["num_mel_bins"],
+            "max_frames": found["max_source_positions"],
+            "n_layers": found["encoder_layers"],
+        }
     except KeyError as error:
-        raise UserError(
-            f"{folder / 'config.json'}: not a Whisper configuration (no {error})"
-        ) from None
+        raise UserError(f"{where}: not a Whisper configuration (no {error})") from None
+    config = config_from_json(WhisperConfig, sizes | {"layer": layer}, where)
     return config, read_wanted(folder, lambda name: _wanted_name(name, config))
 
 

@@ -5,6 +5,8 @@ For every such encoder, whichever library holds its weights:
     layers = [ConvolutionalLayer(conv.weight, conv.bias, conv.stride[0], ...), ...]
     frames = convolve(waveform, layers)              # (samples,) -> (frames, channels)
 
+`Convolutions` does so with a library's modules, as an encoder wants it.
+
 Three things make it fast on a processor. Rows are frames (channels last), so that nothing is
 transposed and oneDNN reads windows where they lie. The waveform is cut into blocks short enough
 for the cache, and each goes through all layers. And the normalisation over the clip that follows
@@ -17,13 +19,18 @@ what it would give inside the whole.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from gslm.units.encoders.precision import PRECISIONS
 
 _BLOCK_FRAMES = 100  # two seconds: what lies between two layers stays in the cache
 _BLOCK_FRAMES_ELSEWHERE = 3000  # a GPU wants few and large products
@@ -56,10 +63,13 @@ class ConvolutionalLayer:
         return self.weight.shape[2]
 
 
-def layer_of(conv: nn.Conv1d, norm: Any) -> ConvolutionalLayer:
-    """A library's convolution and the normalisation after it: a GroupNorm, a LayerNorm or None."""
+def layer_of(module: Any) -> ConvolutionalLayer:
+    """A library's module: `conv`, and `group_norm` or `layer_norm` where it has one of them."""
+    conv, norm = module.conv, getattr(module, "group_norm", None)
+    if norm is None:
+        norm = getattr(module, "layer_norm", None)
     kind: Literal["none", "clip", "channels"] = "none"
-    if norm is not None:
+    if norm is not None:  # transformers has a GroupNorm that is called layer_norm
         kind = "clip" if isinstance(norm, nn.GroupNorm) else "channels"
     return ConvolutionalLayer(
         weight=conv.weight,
@@ -197,6 +207,70 @@ def prepared(layers: Sequence[ConvolutionalLayer], dtype: torch.dtype) -> list[C
         )
         for layer in layers
     ]
+
+
+class Convolutions:
+    """A library's convolutions over clips (samples,), each by itself.
+
+    Clips shorter than a window are padded with zeros. What the normalisations over time need is
+    found in each clip, or, for the chunks of a long recording, once in the whole: `for_recording`.
+    """
+
+    def __init__(self, modules: Sequence[Any], precision: str, normalize_eps: float | None) -> None:
+        """Take the modules as `layer_of` does, in their order.
+
+        precision: `float32` or `bfloat16`. normalize_eps: what is added to the variance of a clip
+        that is brought to mean 0 and variance 1 first; None where clips are taken as they are.
+        """
+        shapes = [(module.conv.kernel_size[0], module.conv.stride[0]) for module in modules]
+        self.hop_length, self._window = hop_and_window(shapes)
+        self._modules = modules
+        self._dtype = PRECISIONS[precision]
+        self._normalize_eps = normalize_eps
+        self._recording: Moments | None = None
+        self._prepared: list[ConvolutionalLayer] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._modules[0].conv.weight.device
+
+    def __call__(self, clip: Tensor) -> Tensor:
+        """(samples,) float32 to (frames, channels)."""
+        moments = self._recording
+        if self._normalize_eps is not None:
+            whole = moments or self._moments([clip])
+            clip, normalized = whole.normalized(clip, self._normalize_eps)
+            moments = normalized if moments else None
+        return convolve(clip, self._layers, self._dtype, moments)
+
+    def n_frames(self, n_samples: int) -> int:
+        """Frames of whole windows, at least one."""
+        return n_outputs(n_samples, self.hop_length, self._window)
+
+    def for_recording(self, blocks: Iterable[NDArray[np.float32]]) -> Convolutions:
+        """The same for the chunks of one recording, given as blocks of samples (n,).
+
+        Chunks get the means and variances over time that they have inside the whole recording.
+        Bounded memory; the weights are shared.
+        """
+        moments = self._moments(torch.from_numpy(block) for block in blocks)
+        bound = copy.copy(self)
+        # A recording shorter than a window is padded, and has other moments then.
+        bound._recording = moments if moments.n_samples >= self._window else None
+        return bound
+
+    def _moments(self, blocks: Iterable[Tensor]) -> Moments:
+        first = self._layers[0]
+        return moments_of((block.to(self.device) for block in blocks), first.width, first.stride)
+
+    @property
+    def _layers(self) -> list[ConvolutionalLayer]:
+        """Prepared when they are first used, and again where the weights have moved."""
+        if self._prepared is None or self._prepared[-1].weight.device != self.device:
+            first, *rest = map(layer_of, self._modules)
+            self._prepared = [first, *prepared(rest, self._dtype)]
+        return self._prepared
 
 
 def _clip_norm_folded(layer: ConvolutionalLayer, moments: Moments) -> ConvolutionalLayer:

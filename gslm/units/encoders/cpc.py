@@ -27,9 +27,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from gslm.bundle import read_json_object, tensors_hash
 from gslm.errors import UserError
-from gslm.units.encoders.base import Chunking
+from gslm.units.encoders.base import Chunking, require_sizes
 from gslm.units.encoders.batching import MAX_PADDING, like_lengths, ten_second_chunks
-from gslm.units.encoders.weight_files import load_pickled
+from gslm.units.encoders.weight_files import fill_model, load_pickled
 from gslm.units.encoders.whisper import NoSuchLayerError
 
 _CONVOLUTIONS = ((10, 5, 3), (8, 4, 2), (4, 2, 1), (4, 2, 1), (4, 2, 1))
@@ -55,6 +55,7 @@ class CPCConfig:
     """Level whose states are used, counted from 1; those above are not held."""
 
     def __post_init__(self) -> None:
+        require_sizes("cpc", self, "n_channels", "dim")
         if self.recurrence not in _GATES:
             raise UserError(f"cpc: recurrence {self.recurrence!r} is not known; LSTM and GRU are")
         if not 1 <= self.layer <= self.n_layers:
@@ -194,11 +195,7 @@ def cpc_model(config: CPCConfig, tensors: dict[str, Tensor], where: str | Path) 
     """Build the model around tensors that were read at `where`; they must fit exactly."""
     with torch.device("meta"):
         model = CPCModel(config)
-    try:
-        model.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split(":", 1)[-1].split())[:200]
-        raise UserError(f"{where}: the weights do not fit the encoder ({reason})") from None
+    fill_model(model, tensors, where)
     return model
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,9 @@ class _StandIn:
         self.content = state
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.content = {**(self.content if isinstance(self.content, dict) else {}), key: value}
+        if not isinstance(self.content, dict):
+            self.content = {}
+        self.content[key] = value
 
 
 def load_wav2vec2(
@@ -151,21 +153,28 @@ def load_wav2vec2(
     anything pickled that is not known; `NoSuchLayerError` where the model has fewer layers.
     """
     path = Path(source)
-    if path.suffix == ".safetensors":
-        state: Mapping[str, Any] = read_safetensors(path, lambda name: _layer_number(name) < layer)
-        settings = _sections(None)
-    else:
-        state, settings = _split(load_fairseq(path), path)
-    tensors = _renamed(state, path)
+    n_read = max(layer, 1)  # a layer that there is not is refused by its number, once all is read
+    checkpoint = (
+        {"model": read_safetensors(path, lambda name: _layer_number(name) < n_read)}
+        if path.suffix == ".safetensors"
+        else load_fairseq(path)
+    )
     try:
-        config = _config(tensors, state, settings, layer, path)
+        state, settings = _split(checkpoint, path)
+        below = {name: part for name, part in state.items() if _layer_number(name) < n_read}
+        tensors = _renamed(below, path)
+        config = _config(tensors, list(state), settings, layer, path)
     except KeyError as error:
         raise UserError(f"{path}: {error} is missing; {_EXPECTED}") from None
-    held = {name: tensor for name, tensor in tensors.items() if _layer_number(name) < layer}
+    except (ValueError, TypeError, ZeroDivisionError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"{path}: a weight or a setting of another shape or kind ({reason}); {_EXPECTED}"
+        ) from None
     if config.pre_norm:  # of the last layer, where fairseq leaves it out: see wav2vec2.py
         for part in ("weight", "bias"):
-            held.pop(f"encoder_frontend.layer_norm.{part}", None)
-    return Wav2Vec2Encoder(wav2vec2_model(config, held, path), config, chunking)
+            tensors.pop(f"encoder_frontend.layer_norm.{part}", None)
+    return Wav2Vec2Encoder(wav2vec2_model(config, tensors, path), config, chunking)
 
 
 def load_fairseq(path: str | Path) -> Any:
@@ -179,6 +188,7 @@ def _split(checkpoint: Any, path: Path) -> tuple[Mapping[str, Any], dict[str, di
     state = checkpoint.get("model", checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
     if not isinstance(state, Mapping):
         raise UserError(f"{path}: holds no tensors by name; {_EXPECTED}")
+    state = {str(name): tensor for name, tensor in state.items()}
     settings = _sections(checkpoint.get("cfg") or checkpoint.get("args"))
     if (pretraining := settings["model"].get("w2v_args")) is not None:
         # Of a fine-tuned model: the encoder's own settings lie in those of its pre-training.
@@ -197,22 +207,28 @@ def _sections(settings: Any) -> dict[str, dict[str, Any]]:
 
 def _plain(settings: Any) -> Any:
     """Settings as a dictionary, whether plain, a Namespace or pickled by omegaconf."""
+    settings = _without_node(settings)
     if isinstance(settings, argparse.Namespace):
         settings = vars(settings)
-    while isinstance(settings, _StandIn):
-        content = settings.content if isinstance(settings.content, dict) else {}
-        settings = content.get("_content", content.get("_val"))
     if isinstance(settings, Mapping):
-        return {str(name): _plain(value) for name, value in settings.items()}
+        return {str(name): _without_node(value) for name, value in settings.items()}
     return settings
 
 
-def _renamed(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _without_node(value: Any) -> Any:
+    """A value or a dictionary out of the node that omegaconf keeps it in, if any."""
+    if isinstance(value, _StandIn):
+        content = value.content if isinstance(value.content, dict) else {}
+        return _without_node(content.get("_content", content.get("_val")))
+    return value
+
+
+def _renamed(state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     """Tensors under fairseq2's names; of what is no part of the encoder, nothing."""
     plain = {
-        _PREFIX.sub("", str(name)): tensor
+        _PREFIX.sub("", name): tensor
         for name, tensor in state.items()
-        if not _NOT_THE_ENCODER.match(_PREFIX.sub("", str(name)))
+        if not _NOT_THE_ENCODER.match(_PREFIX.sub("", name))
     }
     is_torchaudio = any(name.startswith("encoder.transformer.") for name in plain)
     if not is_torchaudio and "encoder.pos_conv.0.bias" not in plain:
@@ -220,7 +236,7 @@ def _renamed(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: transformers' weights; give the folder with config.json")
         raise UserError(f"{path}: another model or architecture; {_EXPECTED}")
     table = _TORCHAUDIO_NAMES if is_torchaudio else _FAIRSEQ_NAMES
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
     for name, tensor in plain.items():
         for theirs, ours in table:
             renamed, n_found = re.subn(f"^{theirs}", ours, name)
@@ -228,7 +244,7 @@ def _renamed(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
                 break
         else:
             raise UserError(f"{path}: {name} is no weight of a HuBERT or wav2vec 2.0; {_EXPECTED}")
-        if tensor is not None and not isinstance(tensor, Tensor):
+        if not isinstance(tensor, Tensor):
             raise UserError(f"{path}: {name} is no tensor; copy the file again")
         part = "encoder" if renamed.startswith("layers.") else "encoder_frontend"
         tensors[f"{part}.{renamed}"] = tensor
@@ -241,7 +257,7 @@ def _renamed(state: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return tensors
 
 
-def _rename(tensors: dict[str, Any], prefix: str, before: str, after: str) -> None:
+def _rename(tensors: dict[str, Tensor], prefix: str, before: str, after: str) -> None:
     for part in ("weight", "bias"):
         if (tensor := tensors.pop(f"{prefix}{before}.{part}", None)) is not None:
             tensors[f"{prefix}{after}.{part}"] = tensor
@@ -249,29 +265,40 @@ def _rename(tensors: dict[str, Any], prefix: str, before: str, after: str) -> No
 
 def _layer_number(name: str) -> int:
     """Number of the layer that a tensor belongs to, from 0; -1 for one below the layers."""
-    found = re.search(r"(?:^|\.)(?:encoder|transformer)\.layers\.(\d+)\.", name)
+    found = re.search(r"(?:^|\.)(?:encoder|transformer)\.layers\.(\d{1,3})\.", name)
     return int(found[1]) if found else -1
+
+
+def _n_layers(names: Sequence[str], path: Path) -> int:
+    """Layers of the whole model, by the names of its tensors; none may be left out."""
+    numbers = {_layer_number(name) for name in names} - {-1}
+    if numbers != set(range(len(numbers))):
+        missing = min(set(range(len(numbers))) - numbers)
+        raise UserError(f"{path}: holds layers above one that is missing, {missing}; copy it again")
+    return len(numbers)
 
 
 def _config(
     tensors: Mapping[str, Tensor],
-    state: Mapping[str, Any],
+    names: Sequence[str],
     settings: Mapping[str, Mapping[str, Any]],
     layer: int,
     path: Path,
 ) -> Wav2Vec2Config:
+    """Sizes of the encoder; names: of all tensors of the file, as they are there."""
     model, task = settings["model"], settings["task"]
     front = "encoder_frontend"
     dim, group_dim, width = tensors[f"{front}.pos_encoder.conv.weight"].shape
     has_layer_norm = f"{front}.feature_extractor.layers.1.layer_norm.bias" in tensors
+    n_heads = model.get("encoder_attention_heads")
     _check_settings(model, task, path)
-    is_fine_tuned = any(str(name).startswith(("w2v_encoder.", "aux.")) for name in state)
+    is_fine_tuned = any(name.startswith(("w2v_encoder.", "aux.")) for name in names)
     called = f"{model.get('_name')} {model.get('arch')} {task.get('_name')}"
-    is_hubert = "hubert" in called or any("label_embs_concat" in str(name) for name in state)
+    is_hubert = "hubert" in called or any("label_embs_concat" in name for name in names)
     return Wav2Vec2Config(
         kind="hubert" if is_hubert else "wav2vec2",
         model_dim=dim,
-        n_heads=int(model.get("encoder_attention_heads") or dim // _HEAD_DIM),
+        n_heads=dim // _HEAD_DIM if n_heads is None else int(n_heads),
         ffn_dim=len(tensors["encoder.layers.0.ffn.inner_proj.bias"]),
         convolutions=_convolutions(tensors, model, path),
         conv_bias=f"{front}.feature_extractor.layers.0.conv.bias" in tensors,
@@ -281,7 +308,7 @@ def _config(
         # The published models that normalise each convolution are those with both of these.
         pre_norm=bool(model.get("layer_norm_first", has_layer_norm)),
         normalize=bool(task.get("normalize", has_layer_norm)),
-        n_layers=1 + max(map(_layer_number, tensors)),
+        n_layers=_n_layers(names, path),
         layer=layer,
         learned_from="speech, then transcripts" if is_fine_tuned else "speech alone",
     )
@@ -323,6 +350,7 @@ def _convolutions(
 
 
 _CONV = "encoder_frontend.feature_extractor.layers.{}.conv.weight"
+_MAX_CONVOLUTIONS = 100  # far above any model, far below what fills the memory
 
 
 def _parsed_layers(text: str, path: Path) -> tuple[tuple[int, int, int], ...]:
@@ -330,18 +358,23 @@ def _parsed_layers(text: str, path: Path) -> tuple[tuple[int, int, int], ...]:
 
     def value(node: ast.expr) -> list[tuple[int, ...]]:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-            return value(node.left) + value(node.right)
+            return few(value(node.left) + value(node.right))
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-            n_times = ast.literal_eval(node.right)
-            if not isinstance(n_times, int) or n_times > 100:
+            layers, n_times = value(node.left), ast.literal_eval(node.right)
+            if not isinstance(n_times, int) or n_times > _MAX_CONVOLUTIONS:
                 raise ValueError("a number of repetitions that is none")
-            return value(node.left) * n_times
-        return [tuple(map(int, layer)) for layer in ast.literal_eval(node)]
+            return few(layers * n_times)
+        return few([tuple(map(int, layer)) for layer in ast.literal_eval(node)])
+
+    def few(layers: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        if len(layers) > _MAX_CONVOLUTIONS:
+            raise ValueError(f"more than {_MAX_CONVOLUTIONS} of them")
+        return layers
 
     try:
         layers = value(ast.parse(text, mode="eval").body)
         return tuple((channels, width, stride) for channels, width, stride in layers)
-    except (SyntaxError, ValueError, TypeError, RecursionError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise UserError(
             f"{path}: convolutions {text[:80]!r} are not understood ({error})"
         ) from None

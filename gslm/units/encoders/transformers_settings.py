@@ -29,7 +29,8 @@ def normalizes(folder: Path, model: dict[str, Any]) -> bool:
         )
     if model.get("model_type") == "wav2vec2-bert":
         stack, n_mels = asked.get("stride", 2), asked.get("num_mel_bins", 80)
-        if (stack, stack * n_mels) != (2, model.get("feature_projection_input_dim", 160)):
+        n_values = model.get("feature_projection_input_dim", 160)
+        if stack != 2 or not isinstance(n_mels, int) or 2 * n_mels != n_values:
             raise UserError(f"{path}: stacks of {stack} spectra of {n_mels} bands are not known")
         return False  # by band, see log_mel_pairs
     return bool(asked.get("do_normalize", True))
@@ -37,7 +38,8 @@ def normalizes(folder: Path, model: dict[str, Any]) -> bool:
 
 def learned_from_of(model: dict[str, Any]) -> str:
     """What a model was learned from, by the heads that its config.json (`model`) names."""
-    heads = [name for name in model.get("architectures") or [] if "For" in name]
+    named = model.get("architectures")
+    heads = [str(n) for n in named if "For" in str(n)] if isinstance(named, list) else []
     if heads and not heads[0].endswith("ForPreTraining"):
         return f"speech, then transcripts or labels ({heads[0]})"
     return "speech alone"

@@ -32,21 +32,13 @@ from gslm.hub import folder_from_hub
 from gslm.units.encoders import log_mel_pairs
 from gslm.units.encoders.base import Chunking
 from gslm.units.encoders.batching import MAX_PADDING, half_minute_chunks, like_lengths
-from gslm.units.encoders.convolutional import (
-    ConvolutionalLayer,
-    Moments,
-    convolve,
-    hop_and_window,
-    layer_of,
-    moments_of,
-    n_outputs,
-    prepared,
-)
-from gslm.units.encoders.precision import PRECISIONS, autocast
+from gslm.units.encoders.convolutional import Convolutions, n_outputs
+from gslm.units.encoders.precision import autocast
 from gslm.units.encoders.transformers_settings import learned_from_of, normalizes
 from gslm.units.encoders.weight_files import (
     HUB_PICKLED,
     HUB_SAFETENSORS,
+    fill_model,
     has_safetensors,
     join_weight_norm,
     read_wanted,
@@ -175,10 +167,12 @@ def truncated_model(config: TransformersSpeechConfig) -> Any:
         sizes.num_hidden_layers = config.layer
         sizes.add_adapter = False  # what comes after the layers
         sizes.use_intermediate_ffn_before_adapter = False
+        _check_numbers(sizes)
         with torch.device("meta"):
             model = model_class(sizes)
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # settings of others make its classes fail in any way
+        what = f"{error} is not known" if isinstance(error, KeyError) else str(error)
+        reason = " ".join(what.split())[:200]
         raise UserError(f"config.json: sizes that make no {kind} model ({reason})") from None
     if getattr(sizes, "feat_extract_activation", "gelu") != "gelu":
         raise UserError(f"config.json: convolutions of a {kind} model without GELU are not known")
@@ -195,16 +189,23 @@ def truncated_model(config: TransformersSpeechConfig) -> Any:
     return model.eval().requires_grad_(False)
 
 
+def _check_numbers(sizes: Any) -> None:
+    """Raise ValueError for numbers that make a model which fails only where it is used."""
+    counts = [sizes.num_attention_heads, *getattr(sizes, "conv_stride", ())]
+    counts += getattr(sizes, "conv_kernel", ())
+    if min(counts) < 1:
+        raise ValueError("heads, strides and widths must be at least 1")
+    for name in ("layer_norm_eps", "max_bucket_distance"):
+        if not isinstance(value := getattr(sizes, name, 0), float | int):
+            raise ValueError(f"{name} {value!r} is no number")
+
+
 def fill(model: Any, tensors: dict[str, Tensor], where: str | Path) -> None:
     """Give a model of the meta device its weights, read at `where`; they must fit exactly."""
-    tensors = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
+    tensors = dict(tensors)
     if (conv := _weight_normed(model)) is not None:
         join_weight_norm(tensors, next(n for n, m in model.named_modules() if m is conv))
-    try:
-        model.load_state_dict(tensors, assign=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split(":", 1)[-1].split())[:200]
-        raise UserError(f"{where}: the weights do not fit the encoder ({reason})") from None
+    fill_model(model, tensors, where)
     model.requires_grad_(False)
 
 
@@ -224,11 +225,12 @@ class TransformersSpeechEncoder:
         config: TransformersSpeechConfig,
         chunking: Chunking | None = None,
         precision: str = "float32",
-        recording: Moments | None = None,
+        convolutions: Convolutions | None = None,
     ) -> None:
         """Join a filled model (of `truncated_model`) and what it was built from.
 
-        precision, recording: see `with_precision` and `for_recording`.
+        precision: see `with_precision`. convolutions: the model's, of this precision, where they
+        are bound to a recording.
         """
         self.model = model
         self.name = self.prefix + config.model["model_type"]
@@ -236,16 +238,13 @@ class TransformersSpeechEncoder:
         self.learned_from = config.learned_from
         self.dim: int = model.config.hidden_size
         self._config = config
-        self._has_convolutions = hasattr(model, "feature_extractor")
-        if self._has_convolutions:
-            shapes = zip(model.config.conv_kernel, model.config.conv_stride, strict=True)
-            self.hop_length, self._window = hop_and_window(list(shapes))
-        else:
-            self.hop_length, self._window = log_mel_pairs.HOP_LENGTH, log_mel_pairs.WINDOW
+        if convolutions is None and hasattr(model, "feature_extractor"):
+            eps = _NORMALIZE_EPS if config.normalize else None
+            convolutions = Convolutions(model.feature_extractor.conv_layers, precision, eps)
+        self._convolutions = convolutions
+        self.hop_length = convolutions.hop_length if convolutions else log_mel_pairs.HOP_LENGTH
         self.chunking = chunking or half_minute_chunks(self.hop_length)
         self.precision = precision
-        self._recording = recording
-        self._prepared: list[ConvolutionalLayer] | None = None
 
     @cached_property
     def weights_hash(self) -> str:
@@ -269,31 +268,25 @@ class TransformersSpeechEncoder:
 
     def n_frames(self, n_samples: int) -> int:
         """Frames of whole windows, at least one: shorter clips are padded with zeros."""
-        return n_outputs(n_samples, self.hop_length, self._window)
+        if self._convolutions is None:
+            return n_outputs(n_samples, log_mel_pairs.HOP_LENGTH, log_mel_pairs.WINDOW)
+        return self._convolutions.n_frames(n_samples)
 
     def for_recording(self, blocks: Iterable[NDArray[np.float32]]) -> TransformersSpeechEncoder:
-        """The encoder for the chunks of one long recording, given as blocks of samples (n,).
+        """The encoder for the chunks of one recording, see `Convolutions.for_recording`.
 
-        Chunks get the means and variances over time that they have inside the whole recording;
-        but not w2v-BERT, whose spectra are normalised in each chunk. The weights are shared.
+        w2v-BERT has no convolutions: its spectra are normalised in each chunk.
         """
-        if not self._has_convolutions:
+        if self._convolutions is None:
             return self
-        moments = self._moments(torch.from_numpy(block) for block in blocks)
-        if moments.n_samples < self._window:
-            return self  # it is padded, and has other moments then
+        bound = self._convolutions.for_recording(blocks)
         return TransformersSpeechEncoder(
-            self.model, self._config, self.chunking, self.precision, moments
+            self.model, self._config, self.chunking, self.precision, bound
         )
 
     def with_precision(self, precision: str) -> TransformersSpeechEncoder:
         """The encoder that computes in `float32` or `bfloat16`; the weights are shared."""
         return TransformersSpeechEncoder(self.model, self._config, self.chunking, precision)
-
-    def _moments(self, blocks: Iterable[Tensor]) -> Moments:
-        first = self._convolutions[0]
-        device = first.weight.device
-        return moments_of((block.to(device) for block in blocks), first.width, first.stride)
 
     def config(self) -> dict[str, Any]:
         """transformers' configuration, the layer, and how clips are prepared."""
@@ -305,31 +298,12 @@ class TransformersSpeechEncoder:
 
     def _front_end(self, clip: Tensor) -> Tensor:
         """What the projection takes: (samples,) to (frames, channels)."""
-        if not self._has_convolutions:
-            clip = nn.functional.pad(clip, (0, max(0, self._window - len(clip))))
-            n_mels = self.model.config.feature_projection_input_dim // 2
-            frames = log_mel_pairs.log_mel_pairs(clip, n_mels)
-            return frames.to(self.model.feature_projection.projection.weight.dtype)
-        moments = self._recording
-        if self._config.normalize:
-            whole = moments or self._moments([clip])
-            clip, normalized = whole.normalized(clip, _NORMALIZE_EPS)
-            moments = normalized if moments else None
-        return convolve(clip, self._convolutions, PRECISIONS[self.precision], moments)
-
-    @property
-    def _convolutions(self) -> list[ConvolutionalLayer]:
-        device = self.model.feature_projection.projection.weight.device
-        if self._prepared is None or self._prepared[-1].weight.device != device:
-            self._prepared = self._prepared_convolutions()
-        return self._prepared
-
-    def _prepared_convolutions(self) -> list[ConvolutionalLayer]:
-        first, *rest = [
-            layer_of(layer.conv, getattr(layer, "layer_norm", None))
-            for layer in self.model.feature_extractor.conv_layers
-        ]
-        return [first, *prepared(rest, PRECISIONS[self.precision])]
+        if self._convolutions is not None:
+            return self._convolutions(clip)
+        clip = nn.functional.pad(clip, (0, max(0, log_mel_pairs.WINDOW - len(clip))))
+        n_mels = self.model.config.feature_projection_input_dim // 2
+        frames = log_mel_pairs.log_mel_pairs(clip, n_mels)
+        return frames.to(self.model.feature_projection.projection.weight.dtype)
 
     def _groups(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Clips that share a batch, by their frames."""

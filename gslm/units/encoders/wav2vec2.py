@@ -30,24 +30,17 @@ from torch import Tensor, nn
 
 from gslm.bundle import config_from_json, tensors_hash
 from gslm.errors import UserError
-from gslm.units.encoders.base import Chunking
+from gslm.units.encoders.base import Chunking, require_sizes
 from gslm.units.encoders.batching import half_minute_chunks
-from gslm.units.encoders.convolutional import (
-    ConvolutionalLayer,
-    Moments,
-    convolve,
-    hop_and_window,
-    layer_of,
-    moments_of,
-    n_outputs,
-    prepared,
-)
-from gslm.units.encoders.precision import PRECISIONS, autocast
+from gslm.units.encoders.convolutional import Convolutions
+from gslm.units.encoders.precision import autocast
+from gslm.units.encoders.weight_files import fill_model
 from gslm.units.encoders.whisper import NoSuchLayerError
 
 KINDS = ("hubert", "wav2vec2")
 """Names that these encoders have."""
-_EPS = 1e-5
+_NORMALIZE_EPS = 1e-5
+"""What fairseq adds to the variance of a clip."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +82,13 @@ class Wav2Vec2Config:
         object.__setattr__(self, "convolutions", layers)
         if self.kind not in KINDS:
             raise UserError(f"wav2vec2: kind {self.kind!r}; choose from {', '.join(KINDS)}")
+        sizes = ("model_dim", "n_heads", "ffn_dim", "position_width", "position_groups")
+        require_sizes(self.kind, self, *sizes)
+        if not layers or min(map(min, layers)) < 1:
+            raise UserError(
+                f"{self.kind}: convolutions {layers} must have channels, width and stride of at "
+                "least 1"
+            )
         if not 1 <= self.layer <= self.n_layers:
             raise NoSuchLayerError(
                 f"{self.kind}: there is no layer {self.layer}; choose one from 1 to {self.n_layers}"
@@ -162,11 +162,7 @@ def wav2vec2_model(
     """Build the model around tensors that were read at `where`; they must fit exactly."""
     with torch.device("meta"):
         model = Wav2Vec2Model(config)
-    try:
-        model.load_state_dict({n: t.float() for n, t in tensors.items()}, assign=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split(":", 1)[-1].split())[:200]
-        raise UserError(f"{where}: the weights do not fit the encoder ({reason})") from None
+    fill_model(model, tensors, where)
     return model
 
 
@@ -185,9 +181,7 @@ def build_wav2vec2(
 class Wav2Vec2Encoder:
     """HuBERT or wav2vec 2.0 up to one layer; any clip up to a chunk.
 
-    Clips shorter than a window (400 samples) are padded with zeros. What the normalisations over
-    time need is found in each clip, or, for the chunks of a long recording, once in the whole:
-    `for_recording`.
+    Clips shorter than a window (400 samples) are padded with zeros.
     """
 
     def __init__(
@@ -196,11 +190,20 @@ class Wav2Vec2Encoder:
         config: Wav2Vec2Config,
         chunking: Chunking | None = None,
         precision: str = "float32",
-        recording: Moments | None = None,
+        convolutions: Convolutions | None = None,
     ) -> None:
-        """Join a filled model and what it was built from; see `with_precision`, `for_recording`."""
+        """Join a filled model and what it was built from.
+
+        precision: see `with_precision`. convolutions: the model's, of this precision, where they
+        are bound to a recording.
+        """
         self.model = model.eval().requires_grad_(False)
-        self.hop_length, self._window = hop_and_window([c[1:] for c in config.convolutions])
+        self._convolutions = convolutions or Convolutions(
+            model.encoder_frontend.feature_extractor.layers,
+            precision,
+            _NORMALIZE_EPS if config.normalize else None,
+        )
+        self.hop_length = self._convolutions.hop_length
         self.name = config.kind
         self.layer = config.layer
         self.dim = config.model_dim
@@ -213,8 +216,6 @@ class Wav2Vec2Encoder:
             )
         self.precision = precision
         self._config = config
-        self._recording = recording
-        self._prepared: list[ConvolutionalLayer] | None = None
 
     @cached_property
     def weights_hash(self) -> str:
@@ -225,27 +226,19 @@ class Wav2Vec2Encoder:
         """Clips (samples,) to hidden states (frames, dim), differentiable in the clips."""
         if not clips:
             return []
-        device = self._layers[0].weight.device
-        features = [self._features(clip.to(device)) for clip in clips]
+        device = self._convolutions.device
+        features = [self._convolutions(clip.to(device)) for clip in clips]
         with autocast(device, self.precision):
             return [frames.float() for frames in self.model(features)]
 
     def n_frames(self, n_samples: int) -> int:
         """Frames of whole windows, at least one: shorter clips are padded with zeros."""
-        return n_outputs(n_samples, self.hop_length, self._window)
+        return self._convolutions.n_frames(n_samples)
 
     def for_recording(self, blocks: Iterable[NDArray[np.float32]]) -> Wav2Vec2Encoder:
-        """The encoder for the chunks of one long recording, given as blocks of samples (n,).
-
-        Chunks get the means and variances over time that they have inside the whole recording.
-        Bounded memory; the weights are shared.
-        """
-        first = self._layers[0]
-        tensors = (torch.from_numpy(block).to(first.weight.device) for block in blocks)
-        moments = moments_of(tensors, first.width, first.stride)
-        if moments.n_samples < self._window:
-            return self  # it is padded, and has other moments then
-        return Wav2Vec2Encoder(self.model, self._config, self.chunking, self.precision, moments)
+        """The encoder for the chunks of one recording, see `Convolutions.for_recording`."""
+        bound = self._convolutions.for_recording(blocks)
+        return Wav2Vec2Encoder(self.model, self._config, self.chunking, self.precision, bound)
 
     def with_precision(self, precision: str) -> Wav2Vec2Encoder:
         """The encoder that computes in `float32` or `bfloat16`; the weights are shared."""
@@ -263,29 +256,6 @@ class Wav2Vec2Encoder:
         # A worker must find libsndfile before it imports fairseq2: built there, not unpickled.
         parts = self.config(), self.tensors(), self.chunking, self.name, self.precision
         return build_wav2vec2, parts
-
-    def _features(self, clip: Tensor) -> Tensor:
-        """(samples,) to what the convolutions give, (frames, channels)."""
-        first, moments = self._layers[0], self._recording
-        if self._config.normalize:
-            whole = moments or moments_of([clip], first.width, first.stride)
-            clip, normalized = whole.normalized(clip, _EPS)
-            moments = normalized if moments else None
-        return convolve(clip, self._layers, PRECISIONS[self.precision], moments)
-
-    @property
-    def _layers(self) -> list[ConvolutionalLayer]:
-        device = self.model.encoder.layers[0].ffn.inner_proj.weight.device
-        if self._prepared is None or self._prepared[-1].weight.device != device:
-            self._prepared = self._prepared_layers()
-        return self._prepared
-
-    def _prepared_layers(self) -> list[ConvolutionalLayer]:
-        layers = [
-            layer_of(layer.conv, layer.layer_norm if layer.group_norm is None else layer.group_norm)
-            for layer in self.model.encoder_frontend.feature_extractor.layers
-        ]
-        return [layers[0], *prepared(layers[1:], PRECISIONS[self.precision])]
 
 
 def _fairseq2_parts(config: Wav2Vec2Config) -> tuple[Any, Any]:

@@ -6,13 +6,13 @@ import argparse
 import pickle
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from gslm.bundle import read_json_object
 from gslm.errors import UserError
@@ -61,17 +61,22 @@ def load_pickled(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
+        if "Unsupported operand" in str(error):
+            raise _not_torchs(path, "a pickle of another program, or none") from None
         asked = re.search(r"GLOBAL (\S+)", str(error))
         what = f"asks to run {asked[1]}" if asked else "holds more than tensors"
         raise UserError(
             f"{path}: {what}, which a file of weights need not; it was not run. Convert the "
             "file to safetensors where you trust it"
         ) from None
+    except (KeyError, IndexError, EOFError):  # what these say means nothing to a reader
+        raise _not_torchs(path, "no pickle, or one that is cut off") from None
     except Exception as error:  # bytes that are no pickle fail in any way
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"{path}: damaged, truncated or not torch's ({reason}); copy it again"
-        ) from None
+        raise _not_torchs(path, " ".join(str(error).split())[:120]) from None
+
+
+def _not_torchs(path: Path, reason: str) -> UserError:
+    return UserError(f"{path}: damaged, truncated or not torch's ({reason}); copy it again")
 
 
 def read_safetensors(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, Tensor | None]:
@@ -91,7 +96,27 @@ def read_safetensors(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, 
         raise UserError(f"{path}: damaged or truncated ({error}); copy it again") from None
 
 
-def join_weight_norm(tensors: dict[str, Any], conv: str) -> None:
+def fill_model(model: nn.Module, tensors: Mapping[str, Tensor], where: str | Path) -> None:
+    """Give a model of the meta device its weights, as float32; they must fit exactly.
+
+    where: they were read, for errors. Raises `UserError` where a weight is missing, is too many,
+    is of another shape, or holds anything but finite numbers.
+    """
+    kinds = {name: part.is_floating_point() for name, part in model.state_dict().items()}
+    ready = {}
+    try:
+        for name, tensor in tensors.items():
+            is_float = kinds.get(name, True)
+            if is_float and (tensor.is_complex() or not tensor.isfinite().all()):
+                raise UserError(f"{where}: {name} holds other than finite numbers; copy it again")
+            ready[name] = tensor.float() if is_float else tensor
+        model.load_state_dict(ready, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split(":", 1)[-1].split())[:200]
+        raise UserError(f"{where}: the weights do not fit the encoder ({reason})") from None
+
+
+def join_weight_norm(tensors: dict[str, Tensor], conv: str) -> None:
     """Multiply out the weight norm of the convolution named `conv`; in place.
 
     A direction (channels out, channels in, width) has a length for each step of the width, under
@@ -115,7 +140,8 @@ def _parts(folder: Path, name: str) -> list[Path]:
         if not isinstance(weight_map, dict):
             raise UserError(f"{index}: has no weight_map; copy it again")
         # Names only: a part lies beside its index and nowhere else.
-        return [folder / Path(str(part)).name for part in sorted(set(weight_map.values()))]
+        parts = {str(part) for part in weight_map.values()}
+        return [folder / Path(part).name for part in sorted(parts)]
     return [folder / name]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gslm.bundle import tensors_hash
 from gslm.errors import UserError
-from gslm.units.encoders.base import HOP_LENGTH, Chunking, begun_frames
+from gslm.units.encoders.base import HOP_LENGTH, Chunking, begun_frames, require_sizes
 from gslm.units.encoders.spectral import mel_filterbank, power_spectra
 
 _N_FFT = 400
@@ -48,6 +48,11 @@ class WhisperConfig:
     """Layer whose output is used, counted from 1; those above are not held."""
 
     def __post_init__(self) -> None:
+        require_sizes("whisper", self, "d_model", "n_heads", "ffn_dim", "n_mels", "max_frames")
+        if self.d_model % self.n_heads:
+            raise UserError(
+                f"whisper: d_model {self.d_model} is no multiple of n_heads {self.n_heads}"
+            )
         if not 1 <= self.layer <= self.n_layers:
             raise NoSuchLayerError(
                 f"whisper: there is no layer {self.layer}; choose one from 1 to {self.n_layers}"

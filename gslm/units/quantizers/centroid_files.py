@@ -95,6 +95,8 @@ def _checked(path: Path, centers: NDArray[Any]) -> Tensor:
 
 def _from_npz(path: Path) -> NDArray[Any]:
     with np.load(path, allow_pickle=False) as arrays:
+        if any(part.file_size > _MAX_BYTES for part in arrays.zip.infolist()):
+            raise ValueError(f"unfolds to over {_MAX_BYTES >> 30} GiB")
         names = [name for name in (_CENTERS, "centroids") if name in arrays.files]
         if not names and len(arrays.files) == 1:
             names = arrays.files
