@@ -2,7 +2,7 @@
 
     gslm eval make abx -o SETS
     python benchmarks/unit_quality.py SETS --work WORK     # adds rows, goes on where it stopped
-    python benchmarks/unit_quality.py SETS --table         # the table of docs/units.md
+    python benchmarks/unit_quality_page.py                 # docs/unit-scores.md
 
 k-means sees none of the clips that are scored: the prompts in four other languages, and other
 sentences by flite's voices. Each row of `results/unit_quality.jsonl` is one kind of unit from one
@@ -24,7 +24,7 @@ from machine import matmul_rate
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
-from unit_quality_rows import RESULTS, add, key_of, read_rows, table
+from unit_quality_rows import RESULTS, add, key_of, read_rows
 
 from gslm.audio import SAMPLE_RATE, find_audio, read_audio, write_wav
 from gslm.bundle import tensors_hash
@@ -122,18 +122,14 @@ class ScoredSets:
 
 
 def main() -> None:
-    """Add the rows that are missing, or print the table."""
+    """Add the rows that are missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sets", type=Path)
     parser.add_argument("--work", type=Path, default=Path("unit-quality.work"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--layers", nargs="+", help="names of the table's rows; all if not given")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
-    if arguments.table:
-        print(table(read_rows(arguments.results), [layer.name for layer in LAYERS]))
-        return
     print(f"matmul {matmul_rate():.0f} GFLOP/s float32")
     sets = read_sets(arguments.sets)
     fit_root = fit_audio(arguments.work, sets)

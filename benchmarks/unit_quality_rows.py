@@ -1,4 +1,4 @@
-"""Rows of `results/unit_quality.jsonl`: appended one by one, and drawn up as a table."""
+"""Rows of `results/unit_quality.jsonl`: appended one by one, and read."""
 
 from __future__ import annotations
 
@@ -34,26 +34,3 @@ def read_rows(results: Path) -> list[dict]:
 def key_of(row: dict) -> tuple:
     """What tells rows apart."""
     return row["features"], row["kind"], row["k"], row["seed"]
-
-
-def table(rows: list[dict], order: list[str]) -> str:
-    """The rows as a Markdown table, ABX in percent; order: the features from top to bottom."""
-    lines = [
-        "| features | units | K | units/s | bits/s | PNMI | within | across | recorded: PNMI "
-        "| within | synthetic: PNMI | within | across |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for row in sorted(
-        rows, key=lambda row: (order.index(row["features"]), row["k"] or 0, row["kind"])
-    ):
-        cells = [row["features"], row["kind"], row["k"] or ""]
-        cells += [_cell(row, "units_per_second", 1), _cell(row, "bits_per_second", 0)]
-        for part in ("", "recorded_", "synthetic_"):
-            cells += [_cell(row, f"{part}pnmi", 3), _cell(row, f"{part}within", 1, 100)]
-            cells += [] if part == "recorded_" else [_cell(row, f"{part}across", 1, 100)]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
-
-
-def _cell(row: dict, name: str, digits: int, factor: float = 1) -> str:
-    return f"{row[name] * factor:.{digits}f}" if name in row else ""

@@ -101,8 +101,18 @@ def test_only_trimmed_corpora_have_a_first_sample_and_lack_their_recordings_time
     plain = build(tmp_path / "plain", ["a.wav"])
     assert next(plain.rows()).first_sample == 0
     plain.require_times()
+    assert not Corpus.is_at(tmp_path)
+    assert Corpus.is_at(plain.folder)
     columns = pq.read_table(shard_path(plain.folder, 0)).column_names
     assert columns == ["id", "units", "durations", "n_samples", "speaker", "pitch"]
+
+
+def test_a_corpus_of_unknown_durations_lacks_its_recordings_times(tmp_path):
+    writer = CorpusWriter(tmp_path, FINGERPRINT, {"durations": "unknown"})
+    writer.write_shard(0, [row(1)])
+    with pytest.raises(UserError, match="durations of its units are unknown") as error:
+        writer.finish(1).require_times()
+    one_line(error, "--kind frames")
 
 
 def test_two_files_of_one_basename_are_kept_apart(tmp_path):

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import gslm.ulm.train
@@ -40,8 +41,10 @@ def _commands():
 def reader_folder(tmp_path_factory):
     """A folder with the files that the pages name, made with the embedded bundle."""
     import gslm.units
+    from gslm.eval.item_files import write_items
     from gslm.training_config import TrainingConfig
     from gslm.units.encode import encode_corpus
+    from gslm.units.phone_labels import ClipPhones, write_phone_labels
     from gslm.units.soft_task import SoftTraining, train_soft
 
     folder = tmp_path_factory.mktemp("reader")
@@ -59,6 +62,11 @@ def reader_folder(tmp_path_factory):
     settings = SoftTraining(loop=TrainingConfig(steps=2))
     train_soft(units, folder, ["clip.wav", "question.wav"], settings, folder / "soft.work")
     units.save(folder / "my-soft-units")
+    # Two phones by turns: ABX needs pairs of each from one speaker.
+    bounds = np.arange(13) * 0.15
+    clip = ClipPhones("a", ["AA", "K"] * 6, bounds[:-1], bounds[1:], "reader")
+    write_phone_labels(folder / "phones.tsv", [clip])
+    write_items(folder / "phoneme.item", [clip], "phoneme")
     return folder
 
 

@@ -46,6 +46,12 @@ class AbxTask:
     across: tuple[str, ...] = ()
     """A and B share each value, X has another."""
 
+    @property
+    def name(self) -> str:
+        """Its columns: `ON phone, BY prev-phone, next-phone, ACROSS speaker`."""
+        by, across = ", ".join(self.by) or "-", ", ".join(self.across) or "-"
+        return f"ON {self.on}, BY {by}, ACROSS {across}"
+
     def averaging(self) -> tuple[tuple[str, ...], ...]:
         """Columns over which cells are averaged, those of a tuple at once, as Libri-Light does.
 
@@ -128,6 +134,8 @@ class AbxScorer:
         limits = (max_group, 2), (max_x_across, 1)
         if any(most is not None and most < least for most, least in limits):
             raise UserError("ABX needs groups of at least 2 tokens and 1 other speaker; take more")
+        if seed < 0:
+            raise UserError(f"ABX: seed {seed}; it must be 0 or above")
         self.items, self.task = items, task or AbxTask()
         self.max_group, self.max_x_across, self.seed = max_group, max_x_across, seed
         self._labels = _Labels(items, self.task)
@@ -152,13 +160,17 @@ class AbxScorer:
         zerospeech-libriabx2 does. threads: torch's number where None. Raises `UserError` where
         the distance does not suit the frames, or no triplet is left.
         """
-        threads = threads or torch.get_num_threads()
+        threads = torch.get_num_threads() if threads is None else threads
+        if threads < 1:
+            raise UserError(f"ABX: {threads} threads; it takes 1 or more")
         default = "one-hot" if tokens.discrete else "angular"
         self._find_blocks(tokens.lengths > 0)
         parts: list[_Part] = []
         with (
             ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool,
-            tqdm(total=len(self._chosen), desc="ABX", unit="token", disable=not progress) as bar,
+            tqdm(
+                total=len(self._chosen), desc="ABX", unit="token", disable=not progress, delay=2
+            ) as bar,
         ):
             distances = TokenDistances(tokens, distance or default, unit_length, pool)
             for pieces in _together(self._blocks):
@@ -182,11 +194,9 @@ class AbxScorer:
         )
         self._blocks = [block for block in found if block is not None]
         if not self._blocks:
-            task = self.task
             raise UserError(
-                f"{self.items.path}: no triplet fits the task (ON {task.on}, BY "
-                f"{', '.join(task.by) or '-'}, ACROSS {', '.join(task.across) or '-'}); "
-                "take more items, or a wider task"
+                f"{self.items.path}: no triplet fits the task ({self.task.name}); take more "
+                "items, or a wider task"
             )
 
 

@@ -55,7 +55,7 @@ class Cells:
         first averages over X's ACROSS as well. Together they are all of BY and ACROSS.
         """
         left = {name: codes for name, codes in self.columns.items() if not name.startswith("x:")}
-        rates, sizes = self.errors / self.sizes, self.sizes
+        rates, sizes = self.error_rates, self.sizes
         for level in levels:
             left = {name: codes for name, codes in left.items() if name not in level}
             first, which = _grouped(list(left.values()))

@@ -26,6 +26,8 @@ _ROLES = {
     "speaker": ("speaker", "talker", "spk", "speaker_id"),
 }
 _NEEDED = ("file", "onset", "offset")
+_FAR = 2.0**52
+_MAX_UNIT = 2**31 - 1
 
 Frames: TypeAlias = NDArray[Any]
 """Features (frames, dim) in floating point, or units (frames,) as integers."""
@@ -51,6 +53,9 @@ class Items:
     """Labels by column, each (n,): `phone`, `prev-phone`, `next-phone`, `speaker`, any others."""
     lines: NDArray[np.int64]
     """Line of each token in the item file, (n,), counted from 1."""
+    repeated: tuple[int, ...] = ()
+    """Lines that say what one before them does: a token beside its own copy, which is no error of
+    the file to zerospeech's tools."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -130,8 +135,20 @@ def read_items(path: str | Path) -> Items:
     seconds = np.array(times)
     labels = {name: values for name, values in columns.items() if name not in _NEEDED}
     return Items(
-        str(path), columns["file"], seconds[:, 0], seconds[:, 1], labels, np.array(numbers)
-    )
+        str(path), columns["file"], seconds[:, 0], seconds[:, 1], labels, np.array(numbers),
+        _repeated(rows, numbers),
+    )  # fmt: skip
+
+
+def _repeated(rows: list[list[str]], numbers: list[int]) -> tuple[int, ...]:
+    seen: set[tuple[str, ...]] = set()
+    found = []
+    for row, number in zip(rows, numbers, strict=True):
+        key = tuple(row)
+        if key in seen:
+            found.append(number)
+        seen.add(key)
+    return tuple(found)
 
 
 def more(found: Sequence[object], what: str) -> str:
@@ -153,7 +170,9 @@ def frame_spans(
         raise UserError(f"slicing {slicing!r} is unknown; choose {' or '.join(SLICINGS)}")
     if not 0 < frame_rate < float("inf"):
         raise UserError(f"frame rate {frame_rate:g} is none; give frames a second, such as 50")
-    first, last = frame_rate * onsets - 0.5, frame_rate * offsets - 0.5
+    # Times in other units than seconds lie past any file's end: clipped, they fit an integer.
+    with np.errstate(over="ignore"):
+        first, last = ((frame_rate * seconds - 0.5).clip(-1, _FAR) for seconds in (onsets, offsets))
     if slicing == "librilight":
         return np.ceil(first).astype(np.int64).clip(0), np.floor(last).astype(np.int64)
     # Times are decimals: 0.29 s at 50 Hz is a frame's centre, but 0.29 * 50 lies beside 14.5.
@@ -210,21 +229,23 @@ class _Store:
     def add(self, name: str, group: NDArray[np.int64], blocks: Iterable[Frames]) -> None:
         """Keep what the tokens `group` of the file `name` need."""
         firsts, ends = self.firsts[group], self.ends[group]
-        edges = np.zeros(int(ends.max()) + 1, np.int64)
-        np.add.at(edges, firsts, 1)
-        np.add.at(edges, ends, -1)
-        needed = np.cumsum(edges)[:-1] > 0
+        kept: list[NDArray[np.bool_]] = []
         total = 0
         for block in blocks:
             frames = self._checked(name, block)
-            part = needed[total : total + len(frames)]
-            if part.any():
-                self.parts.append(frames[: len(part)][part])
-            total += len(frames)
+            n = len(frames)
+            begun, ended = (
+                np.bincount((edges - total).clip(0, n), minlength=n + 1) for edges in (firsts, ends)
+            )
+            needed = np.cumsum(begun - ended)[:-1] > 0
+            if needed.any():
+                self.parts.append(frames[needed])
+            kept.append(needed)
+            total += n
         beyond = ends - total
         self.late.extend(group[beyond > 1].tolist())
         self.n_shortened += int((beyond == 1).sum())
-        position = self.n_frames + np.r_[0, np.cumsum(needed[:total])]
+        position = self.n_frames + np.cumsum(np.concatenate([[False], *kept]))
         self.starts[group] = position[np.minimum(firsts, len(position) - 1)]
         self.lengths[group] = (np.minimum(ends, total) - firsts).clip(0)
         self.n_frames = int(position[-1])
@@ -234,8 +255,8 @@ class _Store:
             first = min(self.late)
             raise UserError(
                 f"{self.items.where(first)}: ends at {self.items.offsets[first]:g} s, after its "
-                f"file {self.items.files[first]} does; take the item file of this audio, or give "
-                f"the features' own frame rate{more(self.late, 'such item')}"
+                f"file {self.items.files[first]} does; take the item file of this audio, in "
+                f"seconds, or give the features' own frame rate{more(self.late, 'such item')}"
             )
         if not self.parts:
             raise UserError(f"{self.items.path}: no item holds the centre of a frame")
@@ -245,16 +266,22 @@ class _Store:
 
     def _checked(self, name: str, block: Frames) -> Frames:
         frames = np.asarray(block)
-        integers = np.issubdtype(frames.dtype, np.integer)
+        integers = frames.dtype.kind in "iu"
         if frames.ndim == 2 and frames.shape[1] == 1 and integers:
             frames = frames[:, 0]
-        if frames.ndim != (1 if integers else 2):
+        featured = frames.dtype.kind == "f" and frames.ndim == 2 and frames.shape[1] > 0
+        if not featured and not (integers and frames.ndim == 1):
             raise UserError(
                 f"{name}: features of shape {frames.shape} and type {frames.dtype}; expected "
                 "(frames, dim) in floating point, or one integer a frame"
             )
+        if integers and len(frames) and not 0 <= frames.min() <= frames.max() <= _MAX_UNIT:
+            raise UserError(
+                f"{name}: units from {frames.min()} to {frames.max()}; expected 0 to {_MAX_UNIT}"
+            )
         if not integers:
-            frames = frames.astype(np.float32, copy=False)
+            with np.errstate(over="ignore"):
+                frames = frames.astype(np.float32, copy=False)
             if not np.isfinite(frames).all():
                 raise UserError(f"{name}: its features hold NaN or infinite values; make them anew")
         if self.parts and self.parts[0].shape[1:] != frames.shape[1:]:

@@ -9,16 +9,15 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from gslm.audio import clip_id, find_audio
+from gslm.audio import AUDIO_EXTENSIONS, clip_id, find_audio
 from gslm.corpus import Corpus
 from gslm.errors import UserError
 from gslm.eval.abx_items import Frames, Items
 from gslm.types import Fingerprint
 from gslm.units import UnitEncoder
-from gslm.units.chunking import encode_clips, encode_stream, for_recording
-from gslm.units.normalization import feature_statistics
+from gslm.units.inertia import normalized_frames
 from gslm.units.phone_agreement import encoded_clips
-from gslm.units.recordings import Clip, Skipped, clip_groups
+from gslm.units.recordings import Skipped, clip_groups
 
 FEATURE_SUFFIXES = (".npy", ".pt", ".txt")
 
@@ -59,7 +58,7 @@ def audio_source(
 
 
 def corpus_source(corpus: Corpus, items: Items) -> FrameSource:
-    """The units of a corpus, one a frame; `UserError` where its recordings were trimmed."""
+    """The units of a corpus, one a frame; `UserError` where they lack their recordings' times."""
     corpus.require_times()
     files = _named(items, [row.id for row in corpus.rows()])
     frames = (
@@ -82,18 +81,25 @@ def feature_source(root: Path, items: Items, frame_rate: float) -> FrameSource:
         if path.suffix in FEATURE_SUFFIXES
     )
     if not paths:
-        raise UserError(
-            f"{root}: is no corpus and holds neither audio nor features; give a corpus, a folder "
-            f"of audio with --units, or of arrays in files {', '.join(FEATURE_SUFFIXES)}"
-        )
+        raise UserError(f"{root}: {_not_features(root)}")
     files = _named(items, paths)
     frames = ((name, [read_frames(root / path)]) for path, name in files.items())
     return FrameSource(frames, len(files), frame_rate)
 
 
+def _not_features(root: Path) -> str:
+    if any(path.suffix.lower() in AUDIO_EXTENSIONS for path in root.rglob("*")):
+        return "holds audio and no features; give --units to encode it with"
+    return (
+        "is no corpus and holds neither audio nor features; give a corpus, a folder of audio with "
+        f"--units, or of arrays in files {', '.join(FEATURE_SUFFIXES)}"
+    )
+
+
 def read_frames(path: Path) -> Frames:
     """An array from a `.npy`, `.pt` or `.txt` file; pickled objects are refused.
 
+    Text of a single row or column of whole numbers is units (n,), other text features (n, dim).
     Raises `UserError` where the file holds none.
     """
     try:
@@ -102,13 +108,16 @@ def read_frames(path: Path) -> Frames:
         if path.suffix == ".pt":
             tensor = torch.load(path, weights_only=True, map_location="cpu")
             return np.asarray(tensor.detach().float() if tensor.is_floating_point() else tensor)
-        numbers = np.loadtxt(path, ndmin=1)
+        numbers = np.loadtxt(path, ndmin=2)
     except Exception as error:  # torch and numpy raise whatever a damaged file leads to
         reason = str(error).split("\n", 1)[0]
         raise UserError(
             f"{path}: not readable as an array of frames ({reason[:120]}); write it anew"
         ) from None
-    return numbers.astype(np.int64) if numbers.ndim == 1 else numbers
+    if 1 not in numbers.shape or not (numbers == np.rint(numbers)).all():
+        return numbers
+    # What is no unit stays none, also where an integer could not hold it.
+    return numbers.reshape(-1).clip(-1, 2**31).astype(np.int64)
 
 
 def _named(items: Items, paths: Sequence[str]) -> dict[str, str]:
@@ -126,6 +135,7 @@ def _named(items: Items, paths: Sequence[str]) -> dict[str, str]:
         whole = _without_suffix(name)
         matches = by_name.get(whole, [])
         matches = [path for path in matches if _without_suffix(path) == whole] or matches
+        matches = [path for path in matches if path == name] or matches
         if len(matches) > 1:
             raise UserError(
                 f"{items.path}: names {name}, which may be {matches[0]} or {matches[1]}; keep "
@@ -155,19 +165,5 @@ def _encoded_units(
 def _encoded_features(
     root: Path, ids: list[str], encoder: UnitEncoder, skipped: Skipped
 ) -> Iterator[tuple[str, Iterable[Frames]]]:
-    for group in clip_groups(root, ids, skipped):
-        waveforms = [clip.waveform for clip in group if clip.waveform is not None]
-        if not waveforms:
-            yield group[0].id, _long_features(group[0], encoder)
-            continue
-        for clip, frames in zip(group, encode_clips(encoder.encoder, waveforms), strict=True):
-            yield clip.id, [encoder.normalize(frames.cpu()).numpy()]
-
-
-def _long_features(clip: Clip, encoder: UnitEncoder) -> Iterator[Frames]:
-    own = for_recording(encoder.encoder, clip.blocks)
-    statistics = None
-    if encoder.normalization == "utterance":
-        statistics = feature_statistics(encode_stream(own, clip.blocks()))
-    for frames in encode_stream(own, clip.blocks()):
-        yield encoder.normalize(frames.cpu(), statistics).numpy()
+    for clip, parts in normalized_frames(clip_groups(root, ids, skipped), encoder):
+        yield clip.id, (frames.numpy() for frames in parts)

@@ -65,8 +65,10 @@ def wer_command(
     """
     from gslm.eval.clips import collect_clips, read_ids, read_transcripts
     from gslm.eval.judge import load_judge
+    from gslm.eval.report import require_writable_table, write_table
     from gslm.eval.wer import pocketsphinx_transcriber, score_clips
 
+    require_writable_table(table)
     # Missing files are told before a model is fetched or loaded.
     texts = read_transcripts(transcripts)
     wanted = read_ids(ids) if ids else None
@@ -88,8 +90,6 @@ def wer_command(
         summary[name] = _tell(report, other)
         first = first or report
     if table and first:
-        from gslm.eval.report import write_table
-
         write_table(table, first.clips, summary)
         print(f"table: {table}")
 
@@ -126,8 +126,9 @@ def transcribe_command(
     from gslm.audio import read_audio
     from gslm.eval.clips import Transcript, collect_clips
     from gslm.eval.judge import load_judge
-    from gslm.eval.report import write_table
+    from gslm.eval.report import require_writable_table, write_table
 
+    require_writable_table(table)
     clips = collect_clips(audio)
     loaded = load_judge(judge, language, threads)
     rows = []
@@ -162,8 +163,9 @@ def mos_command(
     """
     from gslm.eval.clips import read_ids
     from gslm.eval.mos import mean_opinion_score
-    from gslm.eval.report import as_json, write_table
+    from gslm.eval.report import as_json, require_writable_table, write_table
 
+    require_writable_table(table)
     report = mean_opinion_score(audio, read_ids(ids) if ids else None)
     mean = report.mean
     print(

@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gslm.bundle import write_atomically
+from gslm.errors import CannotWriteError
 from gslm.eval.bootstrap import Interval
 
 
-def write_table(path: Path, rows: Sequence[Any], summary: dict[str, Any] | None = None) -> None:
-    """Write dataclass rows, one a clip: JSON where the name ends so, else tab-separated.
+def require_writable_table(table: Path | None) -> None:
+    """Raise a `UserError` where a table could not be written, before the work that fills it."""
+    if table is None:
+        return
+    folder = next(parent for parent in table.absolute().parents if parent.exists())
+    if table.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        found = "a folder" if table.is_dir() else f"{folder} cannot be written to"
+        raise CannotWriteError(f"{table}: {found}; name a file in a folder of your own")
 
-    The JSON holds `summary` as well. Written atomically; raises `UserError` where it can't be.
+
+def write_table(
+    path: Path, rows: Sequence[Any], summary: dict[str, Any] | None = None, *, key: str = "clips"
+) -> None:
+    """Write dataclass rows, such as one a clip: JSON where the name ends so, else tab-separated.
+
+    The JSON holds `summary` as well, the rows under `key`, and null for NaN. Written atomically;
+    raises `UserError` where it can't be.
     """
     records = [dataclasses.asdict(row) for row in rows]
     if path.suffix.lower() == ".json":
-        whole = {"summary": summary or {}, "clips": records}
-        text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+        whole = {"summary": summary or {}, key: records}
+        text = json.dumps(_without_nan(whole), indent=2, ensure_ascii=False) + "\n"
     else:
         header = list(records[0]) if records else []
         lines = [header, *([_cell(value) for value in record.values()] for record in records)]
@@ -43,6 +59,15 @@ def points(interval: Interval) -> str:
 def as_json(interval: Interval) -> dict[str, float]:
     """An interval for the summary of a JSON table."""
     return dataclasses.asdict(interval)
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with None for NaN, which is no JSON."""
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _write(path: Path, text: str) -> None:

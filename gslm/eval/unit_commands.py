@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from gslm.corpus import Corpus
 
 
 def pnmi_command(
@@ -40,16 +43,14 @@ def pnmi_command(
     from gslm.corpus import Corpus
     from gslm.errors import UserError
     from gslm.eval.pnmi import score_audio, score_corpus
-    from gslm.eval.report import write_table
+    from gslm.eval.report import require_writable_table, write_table
     from gslm.units.phone_labels import PhoneLabels
 
+    require_writable_table(table)
     labels = PhoneLabels.open(phones)
-    if (audio_or_corpus / "plan.json").is_file() or (audio_or_corpus / "corpus.json").is_file():
-        corpus = Corpus.open(audio_or_corpus)
+    if Corpus.is_at(audio_or_corpus):
+        corpus = corpus_made_by(units, audio_or_corpus)
         fingerprint = corpus.fingerprint
-        if units is not None:
-            made_by = gslm.units.load(units).fingerprint
-            fingerprint.require_same(made_by, str(audio_or_corpus), units)
         report = score_corpus(corpus, labels, silence=silence)
     elif units is None:
         raise UserError(f"{audio_or_corpus}: is no corpus; give --units to encode its audio with")
@@ -80,3 +81,14 @@ def pnmi_command(
         summary = {"phones": str(phones), "units": fingerprint.to_json(), "silence": silence}
         write_table(table, report.rows, summary)
         print(f"table: {table}")
+
+
+def corpus_made_by(units: str | None, folder: Path) -> Corpus:
+    """The corpus in `folder`; `UserError` where `units`, if they are given, did not make it."""
+    import gslm.units
+    from gslm.corpus import Corpus
+
+    corpus = Corpus.open(folder)
+    if units is not None:
+        corpus.fingerprint.require_same(gslm.units.load(units).fingerprint, str(folder), units)
+    return corpus

@@ -274,7 +274,7 @@ def inspect(
     from gslm.corpus import Corpus
     from gslm.errors import UserError
     from gslm.units.inertia import measure_inertia
-    from gslm.units.inspection import Inspection, draw, report, unit_usage
+    from gslm.units.inspection import Inspection, corpus_usage, draw, report
     from gslm.units.inspection_page import write_page
     from gslm.units.phone_agreement import corpus_clips, measure_agreement
     from gslm.units.phone_labels import PhoneLabels
@@ -287,7 +287,7 @@ def inspect(
     labels = PhoneLabels.open(phones) if phones else None
     encoder = gslm.units.load(units) if units else None
     found = Inspection(
-        usage=unit_usage(source.units(row) for row in source.rows("all")),
+        usage=corpus_usage(source),
         agreement=measure_agreement(corpus_clips(source), labels) if labels else None,
         inertia=measure_inertia(source, audio, encoder) if audio and encoder else None,
     )

@@ -110,9 +110,9 @@ def export_units(
         ),
     ] = None,
     key: Annotated[
-        Literal["hubert", "cpc_km100", "vqvae256", "codes"],
-        Parameter(help="resynthesis: what the units are called."),
-    ] = "hubert",
+        Literal["hubert", "cpc_km100", "vqvae256", "codes"] | None,
+        Parameter(help="resynthesis: what the units are called; hubert if not given."),
+    ] = None,
 ) -> None:
     """Write a corpus as another toolkit's unit file; `manifest` lists its recordings alone.
 

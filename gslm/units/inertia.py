@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -63,9 +63,9 @@ def measure_inertia(
     skipped: Skipped = []
     for rows in _batches(corpus.rows()):
         groups = clip_groups(root, list(rows), skipped, Reading.of_corpus(corpus.source))
-        for clip, frames in _frames(groups, encoder):
+        for clip, frames in normalized_frames(groups, encoder):
             ids = corpus.units(rows[clip.id]).expanded().ids
-            sums.add(clip.id, ids, frames(), encoder.centroids)
+            sums.add(clip.id, ids, frames, encoder.centroids)
             bar.update(1)
     bar.close()
     if not sums.n_frames:
@@ -110,17 +110,17 @@ class _Sums:
         return Inertia(self.distances / self.n_frames, max(variance, 0.0), self.n_frames, n_missing)
 
 
-def _frames(
+def normalized_frames(
     groups: Iterable[list[Clip]], encoder: UnitEncoder
-) -> Iterator[tuple[Clip, Callable[[], Iterator[Tensor]]]]:
-    """Recordings with a way to their normalised frames (n, dim), in parts."""
+) -> Iterator[tuple[Clip, Iterator[Tensor]]]:
+    """Recordings with their frames (n, dim) as k-means sees them, in parts that are made lazily."""
     for group in groups:
         waveforms = [clip.waveform for clip in group if clip.waveform is not None]
-        for clip, frames in zip(group, encode_clips(encoder.encoder, waveforms), strict=False):
-            normalized = encoder.normalize(frames.cpu())
-            yield clip, lambda: iter([normalized])  # noqa: B023  (used at once)
         if not waveforms:
-            yield group[0], lambda: _long_frames(group[0], encoder)  # noqa: B023
+            yield group[0], _long_frames(group[0], encoder)
+            continue
+        for clip, frames in zip(group, encode_clips(encoder.encoder, waveforms), strict=True):
+            yield clip, iter([encoder.normalize(frames.cpu())])
 
 
 def _long_frames(clip: Clip, encoder: UnitEncoder) -> Iterator[Tensor]:

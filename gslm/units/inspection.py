@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gslm.bundle import write_atomically
+from gslm.corpus import Corpus
 from gslm.errors import UserError
 from gslm.types import Fingerprint, Units
 from gslm.units.inertia import Inertia
@@ -28,6 +29,8 @@ class UnitUsage:
     """Runs of each unit, (K,)."""
     run_lengths: NDArray[np.int64]
     """Number of runs of 0, 1, 2, … frames; the last entry counts all longer ones."""
+    has_durations: bool = True
+    """Whether frames are known; without durations each unit counts as one, and no rate is told."""
 
     @property
     def n_used(self) -> int:
@@ -75,6 +78,12 @@ class Inspection:
     """How far frames lie from their centroids, where audio and encoder were at hand."""
 
 
+def corpus_usage(corpus: Corpus) -> UnitUsage:
+    """Count over a corpus, also one of unknown durations; `UserError` where it is empty."""
+    usage = unit_usage(corpus.units(row) for row in corpus.rows())
+    return replace(usage, has_durations=corpus.source.get("durations") != "unknown")
+
+
 def unit_usage(sequences: Iterable[Units]) -> UnitUsage:
     """Count over unit sequences, with durations or without; `UserError` where all are empty."""
     fingerprint: Fingerprint | None = None
@@ -101,6 +110,13 @@ def report(inspection: Inspection, top: int = 10) -> str:
     usage = inspection.usage
     total = usage.frames.sum()
     lines = [f"{name:10} {figure}" for name, figure in figures(inspection)]
+    if not usage.has_durations:
+        lines.append("most used  unit  share of units")
+        lines += [
+            f"           {unit:4d}  {usage.frames[unit] / total:14.2%}"
+            for unit in most_used(usage)[:top]
+        ]
+        return "\n".join(lines)
     lengths = "  ".join(
         f"{n}{'+' if n == 8 else ''}:{share:.0%}" for n, share in _run_length_shares(usage, 8)
     )
@@ -116,27 +132,8 @@ def report(inspection: Inspection, top: int = 10) -> str:
 
 def figures(inspection: Inspection) -> list[tuple[str, str]]:
     """Names and figures, the maker of the units first."""
-    usage, agreement, inertia = inspection.usage, inspection.agreement, inspection.inertia
-    total = usage.frames.sum()
-    k = usage.fingerprint.vocabulary_size
-    found = [
-        ("units", f"{usage.fingerprint}"),
-        (
-            "audio",
-            f"{usage.seconds / 60:.1f} minutes, {total} frames, {usage.runs.sum()} runs",
-        ),
-        ("in use", f"{usage.n_used} of {k}"),
-        (
-            "entropy",
-            f"{usage.frame_entropy:.2f} bits a frame, {usage.run_entropy:.2f} bits a run "
-            f"(at most {np.log2(k):.2f})",
-        ),
-        (
-            "bitrate",
-            f"{usage.bitrate:.0f} bits a second ({usage.runs_per_second:.1f} runs a second)",
-        ),
-        ("run", f"{total / usage.runs.sum():.2f} frames on average"),
-    ]
+    agreement, inertia = inspection.agreement, inspection.inertia
+    found = _usage_figures(inspection.usage)
     if inertia is not None:
         missing = f", {inertia.n_missing} files missing" if inertia.n_missing else ""
         found.append(
@@ -163,23 +160,50 @@ def figures(inspection: Inspection) -> list[tuple[str, str]]:
     return found
 
 
+def _usage_figures(usage: UnitUsage) -> list[tuple[str, str]]:
+    n_runs, k = usage.runs.sum(), usage.fingerprint.vocabulary_size
+    most = f"(at most {np.log2(k):.2f})"
+    made, in_use = ("units", f"{usage.fingerprint}"), ("in use", f"{usage.n_used} of {k}")
+    if not usage.has_durations:
+        return [
+            made,
+            ("audio", f"{n_runs} runs of unknown durations, so no figure a second or a frame"),
+            in_use,
+            ("entropy", f"{usage.run_entropy:.2f} bits a run {most}"),
+        ]
+    total = usage.frames.sum()
+    entropies = f"{usage.frame_entropy:.2f} bits a frame, {usage.run_entropy:.2f} bits a run"
+    rate = f"{usage.bitrate:.0f} bits a second ({usage.runs_per_second:.1f} runs a second)"
+    return [
+        made,
+        ("audio", f"{usage.seconds / 60:.1f} minutes, {total} frames, {n_runs} runs"),
+        in_use,
+        ("entropy", f"{entropies} {most}"),
+        ("bitrate", rate),
+        ("run", f"{total / n_runs:.2f} frames on average"),
+    ]
+
+
 def most_used(usage: UnitUsage) -> NDArray[np.int64]:
     """Units that occur, by falling use."""
     return np.argsort(-usage.frames, kind="stable")[: usage.n_used]
 
 
 def draw(usage: UnitUsage, path: str | Path) -> None:
-    """Draw use by rank and run lengths as a PNG."""
+    """Draw use by rank and, where they are known, run lengths as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    left, *right = figure.subplots(1, 1 + usage.has_durations, squeeze=False)[0]
     left.plot(np.sort(usage.frames)[::-1] / usage.frames.sum() * 100)
-    left.set(xlabel="unit, by rank", ylabel="share of frames (%)", title="Use of units")
+    counted = "frames" if usage.has_durations else "units"
+    left.set(xlabel="unit, by rank", ylabel=f"share of {counted} (%)", title="Use of units")
     shares = usage.run_lengths / usage.run_lengths.sum() * 100
     width = 750 / usage.fingerprint.frame_rate
-    right.bar(np.arange(1, _LONGEST + 1) / usage.fingerprint.frame_rate * 1000, shares[1:], width)
-    right.set(xlabel="length of a run (ms)", ylabel="share of runs (%)", title="Run lengths")
+    for axes in right:
+        lengths = np.arange(1, _LONGEST + 1) / usage.fingerprint.frame_rate * 1000
+        axes.bar(lengths, shares[1:], width)
+        axes.set(xlabel="length of a run (ms)", ylabel="share of runs (%)", title="Run lengths")
     write_atomically(path, lambda target: figure.savefig(target, format="png", dpi=120))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -73,17 +74,18 @@ def page(inspection: Inspection, title: str, top: int = 10) -> str:
         f"<tr><td>{escape(name)}</td><td>{escape(figure)}</td></tr>"
         for name, figure in figures(inspection)
     )
+    lengths = [_durations(usage), _mean_runs(usage)] if usage.has_durations else []
     parts = [
         _section("Figures", f'<div class="wide"><table class="facts">{facts}</table></div>'),
-        f'<div class="pair">{_zipf(usage)}{_durations(usage)}{_mean_runs(usage)}',
+        f'<div class="pair">{_zipf(usage)}{"".join(lengths)}',
         _units_table(usage, counts, top),
         "</div>",
     ]
     if agreement and counts:
         parts += [_unit_by_phone(counts), '<div class="pair top">', _phones_table(counts)]
-        rows = {"all": counts} | agreement.by_speaker()
-        if len(rows) > 2:
-            parts.append(_speakers_table(rows))
+        speakers = agreement.by_speaker()
+        if len(speakers) > 1:
+            parts.append(_speakers_table(chain([("all", counts)], speakers.items())))
         parts.append("</div>")
     name = escape(title)
     return (
@@ -98,6 +100,7 @@ def _zipf(usage: UnitUsage) -> str:
     series = {
         name: np.sort(counts[counts > 0])[::-1] / counts.sum()
         for name, counts in (("frames", usage.frames), ("runs", usage.runs))
+        if name == "runs" or usage.has_durations
     }
     unused = len(usage.frames) - usage.n_used
     note = f"{unused} units are never used." if unused else "Every unit is used."
@@ -133,14 +136,13 @@ def _mean_runs(usage: UnitUsage) -> str:
 
 
 def _units_table(usage: UnitUsage, counts: PhoneCounts | None, top: int) -> str:
-    header = ["unit", "frames", "frames a run"] + (["phone", "its share"] if counts else [])
+    header = ["unit", "frames", "frames a run"] if usage.has_durations else ["unit", "share"]
+    header += ["phone", "its share"] if counts else []
     rows = []
     for unit in most_used(usage)[:top]:
-        row = [
-            f"{unit}",
-            f"{usage.frames[unit] / usage.frames.sum():.2%}",
-            f"{usage.frames[unit] / usage.runs[unit]:.1f}",
-        ]
+        row = [f"{unit}", f"{usage.frames[unit] / usage.frames.sum():.2%}"]
+        if usage.has_durations:
+            row.append(f"{usage.frames[unit] / usage.runs[unit]:.1f}")
         if counts:
             row += _commonest(counts.counts[unit], counts.phones)
         rows.append(row)
@@ -190,7 +192,7 @@ def _phones_table(counts: PhoneCounts) -> str:
     return _section("Phones", f'<div class="wide">{_table(header, rows)}</div>', note)
 
 
-def _speakers_table(rows: dict[str, PhoneCounts]) -> str:
+def _speakers_table(rows: Iterable[tuple[str, PhoneCounts]]) -> str:
     header = ["speaker", "PNMI", "phone purity", "cluster purity", "frames"]
     cells = [
         [
@@ -200,7 +202,7 @@ def _speakers_table(rows: dict[str, PhoneCounts]) -> str:
             f"{counts.cluster_purity:.3f}",
             f"{counts.n_frames}",
         ]
-        for name, counts in rows.items()
+        for name, counts in rows
     ]
     return _section("Speakers", f'<div class="wide">{_table(header, cells)}</div>')
 

@@ -65,6 +65,8 @@ class _Row(NamedTuple):
     """One line of a label file."""
 
     id: str
+    spelled: str
+    """The id as the file has it, perhaps with a suffix."""
     onset: float
     offset: float
     name: str
@@ -165,7 +167,7 @@ def _scan(path: Path, file: BinaryIO) -> tuple[dict[str, _Place], list[str]]:
     """Places of all clips, and the names of all phones, sorted."""
     places: dict[str, _Place] = {}
     phones: set[str] = set()
-    key, speaker, start, last_offset, position = "", "", 0, 0.0, 0
+    key, spelled, speaker, start, last_offset, position = "", "", "", 0, 0.0, 0
     for number, line in enumerate(file, start=1):
         before, position = position, position + len(line)
         where = f"{path}:{number}"
@@ -178,7 +180,10 @@ def _scan(path: Path, file: BinaryIO) -> tuple[dict[str, _Place], list[str]]:
         if row.id != key:
             if row.id in places:
                 raise UserError(f"{where}: rows of {row.id} do not stand together; sort them")
-            key, speaker, start, last_offset = row.id, row.speaker, before, 0.0
+            key, spelled, speaker = row.id, row.spelled, row.speaker
+            start, last_offset = before, 0.0
+        if row.spelled != spelled:
+            raise UserError(f"{where}: {spelled} and {row.spelled} are both {key}; rename one")
         if row.onset < last_offset:
             raise UserError(
                 f"{where}: begins at {row.onset:g} s, before the last phone ends "
@@ -220,4 +225,5 @@ def _row(cells: list[str], where: str) -> _Row:
         raise UserError(
             f"{where}: a phone from {onset:g} to {offset:g} s; it must end after it begins"
         )
-    return _Row(clip_id(cells[0]), onset, offset, cells[3], cells[4] if len(cells) == 5 else "")
+    speaker = cells[4] if len(cells) == 5 else ""
+    return _Row(clip_id(cells[0]), cells[0], onset, offset, cells[3], speaker)

@@ -9,8 +9,9 @@ import torch
 
 from gslm import cli
 from gslm.audio import write_wav
-from gslm.eval.abx import AbxScorer, phone_task
+from gslm.eval.abx import AbxScorer, AbxTask, phone_task
 from gslm.eval.abx_items import read_items, slice_features
+from gslm.eval.abx_sources import _named, read_frames
 from gslm.units.encode import encode_corpus
 
 HEADER = "#file onset offset #phone prev-phone next-phone speaker"
@@ -63,8 +64,10 @@ def test_a_folder_of_arrays_is_scored_and_every_pair_written(arrays, tmp_path, c
         assert (
             f"{speaker} speaker, within context, angular: {100 * found.error_rate:.2f}" in printed
         )
-        rates = [clip["error_rate"] for clip in table["clips"] if clip["speaker"] == speaker]
+        rates = [pair["error_rate"] for pair in table["pairs"] if pair["condition"] == speaker]
         assert np.mean(rates) == pytest.approx(found.error_rate)
+    told = {name: table["summary"][name] for name in ("frame_rate", "unit_length", "context")}
+    assert told == {"frame_rate": 50.0, "unit_length": False, "context": "within"}
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".txt"])
@@ -82,6 +85,69 @@ def test_arrays_of_other_kinds_score_alike(arrays, tmp_path, capsys, monkeypatch
             np.savetxt(other / f"{path.stem}.txt", frames, fmt="%.9g")
     run(item, other, "--speaker", "within", monkeypatch=monkeypatch)
     assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize("layout", ["column", "row"])
+def test_text_of_whole_numbers_is_units(arrays, tmp_path, capsys, monkeypatch, layout):
+    item, folder = arrays
+    units = np.random.default_rng(3).integers(0, 4, (N_FILES, 55))
+    for path in folder.rglob("*.npy"):
+        ids = units[int(path.stem[1:])]
+        np.save(path, ids)
+        (tmp_path / "other").mkdir(exist_ok=True)
+        text = ids[:, None] if layout == "column" else ids[None]
+        np.savetxt(tmp_path / f"other/{path.stem}.txt", text, fmt="%d")
+    run(item, folder, monkeypatch=monkeypatch)
+    expected = capsys.readouterr().out
+    assert "one-hot" in expected
+    run(item, tmp_path / "other", monkeypatch=monkeypatch)
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1\n2\n", np.array([1, 2])),
+        ("1e300\n-3\n", np.array([2**31, -1])),  # none of them is a unit
+        ("1.5\n2\n", np.array([[1.5], [2]])),
+        ("nan\n2\n", np.array([[np.nan], [2]])),
+        ("inf 0.5\n", np.array([[np.inf, 0.5]])),
+        ("0.5 2 3\n", np.array([[0.5, 2, 3]])),
+        ("1 2\n3 4\n", np.array([[1.0, 2], [3, 4]])),
+    ],
+)
+def test_text_is_units_only_where_it_is_one_line_of_whole_numbers(tmp_path, text, expected):
+    (tmp_path / "a.txt").write_text(text)
+    found = read_frames(tmp_path / "a.txt")
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == expected.dtype
+
+
+def test_any_columns_are_a_task(arrays, tmp_path, capsys, monkeypatch):
+    item, folder = arrays
+    words = ("--on", "speaker", "--by", "phone", "prev-phone", "-o", tmp_path / "t.json")
+    assert run(item, folder, *words, monkeypatch=monkeypatch) == 0
+    items = read_items(item)
+    tokens = slice_features(items, lambda name: np.load(folder / f"deep/{name}.npy"), frame_rate=50)
+    found = AbxScorer(items, AbxTask("speaker", ("phone", "prev-phone")))(tokens)
+    name = "ON speaker, BY phone, prev-phone, ACROSS -"
+    assert f"{name}, angular: {100 * found.error_rate:.2f} %" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "t.json").read_text())["summary"]
+    assert summary["error_rate"] == {name: found.error_rate}
+    words = ("--by", "prev-phone", "--across", "speaker", "--max-x-across", "1")
+    assert run(item, folder, *words, monkeypatch=monkeypatch) == 0
+    assert "ON phone, BY prev-phone, ACROSS speaker" in capsys.readouterr().out
+
+
+def test_oddities_of_an_item_file_are_told(arrays, capsys, monkeypatch):
+    item, folder = arrays
+    lines = item.read_text().splitlines()
+    more = [lines[3], lines[4], lines[3], "f0 1.0 1.11 p0 c0 c0 s0"]
+    item.write_text("\n".join([*lines, *more]) + "\n")
+    assert run(item, folder, monkeypatch=monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert "made.item:62 says what a line before it does (and 2 more such lines)" in printed
+    assert "cut: 1 tokens whose file ends a frame before they do" in printed
 
 
 def test_audio_and_its_corpus_score_alike(tmp_path, tiny_bundle, capsys, monkeypatch):
@@ -104,6 +170,19 @@ def test_audio_and_its_corpus_score_alike(tmp_path, tiny_bundle, capsys, monkeyp
     assert "angular" in printed
     run(item, tmp_path / "corpus", "--distance", "edit", monkeypatch=monkeypatch)
     assert "edit: " in capsys.readouterr().out
+    for words, message in {
+        (tmp_path / "audio",): "holds audio and no features; give --units",
+        (tmp_path / "corpus", "--frame-rate", "25"): "--frame-rate is for a folder of arrays",
+        (tmp_path / "audio", "--units", units, "--frame-rate", "50"): "--frame-rate is for",
+    }.items():
+        assert run(item, *words, monkeypatch=monkeypatch) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_an_exact_name_is_that_file_beside_others_of_its_stem(tmp_path):
+    items = read_items(write_items(tmp_path / "made.item", "s/f{}.flac"))
+    paths = [f"s/f{i}.{end}" for i in range(N_FILES) for end in ("flac", "wav")]
+    assert list(_named(items, paths)) == paths[::2]
 
 
 def break_item(item, folder):
@@ -120,6 +199,18 @@ def break_frames(item, folder):
 
 def break_array(item, folder):
     (folder / "deep/f1.npy").write_bytes(b"\x93NUMPY")
+
+
+def strings(item, folder):
+    np.save(folder / "deep/f1.npy", np.array(["a"] * 55))
+
+
+def other_units(item, folder):
+    item.write_text(item.read_text() + "f0 1e300 1e301 p0 c0 c0 s0\n")
+
+
+def htk_times(item, folder):
+    item.write_text(item.read_text() + "f0 1000000 1e12 p0 c0 c0 s0\n")
 
 
 def one_speaker(item, folder):
@@ -142,6 +233,10 @@ def empty_folder(item, folder):
     [
         (break_item, (), "made.item:62: names nobody, of which there are no features"),
         (break_times, (), "made.item:62: ends at 7.5 s, after its file f0 does"),
+        (other_units, (), "made.item:62: ends at 1e+301 s, after its file f0 does"),
+        (htk_times, (), "made.item:62: ends at 1e+12 s, after its file f0 does"),
+        (htk_times, ("--slicing", "librilight"), "made.item:62: ends at 1e+12 s"),
+        (strings, (), "f1: features of shape (55,) and type <U1"),
         (break_frames, (), "f1: its features hold NaN"),
         (break_array, (), "f1.npy: not readable as an array"),
         (double_file, (), "names f1, which may be deep/f1.npy or other/f1.npy"),
@@ -152,6 +247,16 @@ def empty_folder(item, folder):
         (None, ("--max-group", "1"), "groups of at least 2"),
         (None, ("--speaker", "nobody"), "nobody"),
         (None, ("--frame-rate", "0"), "frame rate 0"),
+        (None, ("--frame-rate", "1e300"), "give the features' own frame rate"),
+        (None, ("--seed", "-1"), "seed -1; it must be 0 or above"),
+        (None, ("--threads", "-3"), "--threads -3"),
+        (None, ("--speaker", "within", "--max-x-across", "2"), "--max-x-across: no task is"),
+        (None, ("--unit-length",), "--unit-length changes nothing of the usual distances"),
+        (None, ("--unit-length", "--distance", "edit"), "--unit-length changes nothing of edit"),
+        (None, ("--on", "speaker", "--speaker", "any"), "leave out --speaker and --context"),
+        (None, ("--by", "dialect"), "has no column 'dialect'"),
+        (empty_folder, ("-o", "."), "a folder; name a file"),
+        (empty_folder, ("-o", __file__ + "/t.tsv"), "cannot be written to; name a file"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(

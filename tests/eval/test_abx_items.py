@@ -118,10 +118,19 @@ BROKEN_FEATURES = {
     "2 dimensions, those before 1 dimensions": {"a": ramp(), "b": np.zeros((100, 2))},
     r"b: features of shape \(100,\) and type float": {"a": ramp(), "b": np.zeros(100)},
     r"b: features of shape \(2, 3, 4\)": {"a": ramp(), "b": np.zeros((2, 3, 4))},
+    r"a: features of shape \(100, 0\)": {"a": np.zeros((100, 0))},
+    r"a: features .* type complex": {"a": ramp().astype(complex)},
+    r"a: features .* type \[": {"a": np.zeros(100, [("x", "f4"), ("y", "f4")])},
+    r"a: features .* type bool": {"a": np.zeros((100, 2), bool)},
+    "a: units from -1 to 98; expected 0 to 2147483647": {"a": np.arange(-1, 99)},
+    "a: units from 4294967296 to 4294967296": {"a": np.full(100, 2**32)},
+    "a: its features hold NaN or infinite": {"a": ramp().astype(float) * 1e300},
 }
 
 
-@pytest.mark.parametrize(("message", "files"), BROKEN_FEATURES.items(), ids=range(7))
+@pytest.mark.parametrize(
+    ("message", "files"), BROKEN_FEATURES.items(), ids=range(len(BROKEN_FEATURES))
+)
 def test_features_that_do_not_fit_the_items_are_one_line(tmp_path, message, files):
     items = items_of(tmp_path, "a 0 1 P x y s", "b 1 1.2 Q x y s")
     with pytest.raises(UserError, match=message) as caught:

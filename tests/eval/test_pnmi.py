@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
 
+from gslm import audio
 from gslm.corpus import Corpus, CorpusRow, CorpusWriter
 from gslm.errors import UserError
 from gslm.eval.commands import app
-from gslm.eval.pnmi import score_audio, score_corpus
+from gslm.eval.pnmi import PnmiReport, score_audio, score_corpus
 from gslm.types import Fingerprint, Units
 from gslm.units import load
-from gslm.units.phone_agreement import PhoneCounts, UnitClip, measure_agreement
+from gslm.units.phone_agreement import (
+    PhoneCounts,
+    UnitClip,
+    encoded_clips,
+    measure_agreement,
+)
 from gslm.units.phone_labels import ClipPhones, PhoneLabels, write_phone_labels
 
 K = 8
@@ -142,6 +150,35 @@ def test_audio_and_its_corpus_score_alike(speech, tiny_bundle, tmp_path):
     assert from_corpus.agreement.n_without_labels == 1
     sizes = [row.frames for row in from_audio.rows]
     assert sizes[0] == sizes[1] + sizes[2] == sizes[3] + sizes[4]
+
+
+def test_a_long_recording_is_not_read_once_more_for_its_length(speech, tiny_bundle, monkeypatch):
+    opened = []
+    decoded = audio._decoded
+    monkeypatch.setattr(audio, "_decoded", lambda *a: opened.append(a) or decoded(*a))
+    [clip] = encoded_clips(speech, ["two/bob/long.wav"], load(tiny_bundle), [])
+    assert clip.seconds == 61.0
+    assert len(opened) == 2  # to see how long it is, and to encode it
+
+
+def test_memory_does_not_grow_with_speakers_times_units(tmp_path):
+    n_speakers, k = 60, 20_000
+    write_phone_labels(
+        tmp_path / "p.tsv", [labelled(f"{i}/x", 1.0, i, f"s{i}") for i in range(n_speakers)]
+    )
+    labels = PhoneLabels.open(tmp_path / "p.tsv")
+    wide = replace(made(), vocabulary_size=k)
+    ids = np.random.default_rng(0).integers(0, k, (n_speakers, 50)).astype(np.int32)
+    clips = [UnitClip(f"{i}/x.wav", Units(ids[i], None, wide), 1.0) for i in range(n_speakers)]
+    tracemalloc.start()
+    found = measure_agreement(clips, labels)
+    rows = PnmiReport(found, []).rows
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(rows) == 1 + n_speakers
+    assert sum(row.frames for row in rows[1:]) == rows[0].frames
+    table = k * len(labels.phones) * 8
+    assert peak < 12 * table
 
 
 def test_the_command_prints_and_writes_a_table(speech, tiny_bundle, tmp_path, capsys):

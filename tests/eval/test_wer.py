@@ -6,9 +6,11 @@ import pytest
 
 from gslm.audio import write_wav
 from gslm.errors import UserError
+from gslm.eval.bootstrap import Interval
 from gslm.eval.clips import clip_id, collect_clips, read_ids, read_transcripts
+from gslm.eval.commands import app
 from gslm.eval.judge import load_judge, whisper_size
-from gslm.eval.report import write_table
+from gslm.eval.report import require_writable_table, write_table
 from gslm.eval.wer import ErrorReport, count_errors, score_clips
 
 
@@ -106,6 +108,26 @@ def test_tables_as_tsv_and_json(tmp_path):
     whole = json.loads((tmp_path / "t.json").read_text())
     assert whole["summary"] == {"judge": "x"}
     assert whole["clips"][0]["hypothesis"] == "one"
+
+
+def test_a_table_of_any_rows_is_json_without_nan(tmp_path):
+    write_table(tmp_path / "t.json", [Interval(float("nan"), 0.0, 1.0)], {"x": [1.5]}, key="rows")
+    text = (tmp_path / "t.json").read_text()
+    whole = json.loads(text, parse_constant=pytest.fail)
+    assert whole == {
+        "summary": {"x": [1.5]},
+        "rows": [{"estimate": None, "low": 0.0, "high": 1.0}],
+    }
+
+
+def test_a_table_that_cannot_be_written_is_told_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    for table in (tmp_path, tmp_path / "file" / "t.tsv"):
+        words = ("mos", str(tmp_path / "none"), "-o", str(table))
+        with pytest.raises(UserError, match="name a file"):
+            app(words, result_action="return_value")
+    require_writable_table(tmp_path / "new" / "t.tsv")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

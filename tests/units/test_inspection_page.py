@@ -21,7 +21,14 @@ from gslm.types import Fingerprint, Units
 from gslm.units import commands
 from gslm.units.encoders import MFCCEncoder
 from gslm.units.inertia import measure_inertia
-from gslm.units.inspection import Inspection, report, unit_usage
+from gslm.units.inspection import (
+    Inspection,
+    corpus_usage,
+    draw,
+    figures,
+    report,
+    unit_usage,
+)
 from gslm.units.inspection_page import page
 from gslm.units.normalization import feature_statistics
 from gslm.units.phone_agreement import corpus_clips, measure_agreement
@@ -149,6 +156,22 @@ def test_odd_corpora_have_a_page_too(ids, k, frame_rate):
     checked(text)
     assert len(text) < 200_000
     assert "Units by phone" not in text
+
+
+def test_unknown_durations_give_no_figure_a_second(tmp_path):
+    ids = np.array([3, 1, 3, 0], np.int32)
+    made = Fingerprint("mfcc", "", 0, 50.0, "none", "0" * 16, 4)
+    writer = CorpusWriter(tmp_path / "c", made, {"durations": "unknown"})
+    writer.write_shard(0, [CorpusRow("a.wav", ids, None, 1280, "")])
+    found = Inspection(corpus_usage(writer.finish(1)))
+    assert dict(figures(found))["entropy"] == "1.50 bits a run (at most 2.00)"
+    text = page(found, "runs")
+    checked(text)
+    for told in (text, report(found)):
+        assert "4 runs of unknown durations" in told
+        assert not re.search("bits a second|runs a second|minutes|frames a run|frames<", told)
+    draw(found.usage, tmp_path / "use.png")
+    assert (tmp_path / "use.png").stat().st_size > 1000
 
 
 def nearest(frames: np.ndarray, encoder: UnitEncoder) -> np.ndarray:

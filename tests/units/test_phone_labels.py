@@ -84,6 +84,7 @@ def test_other_spellings_of_a_file_are_read(tmp_path):
         (HEADER + "a\t0\t1\tAA\ts\na\t0.9\t2\tK\ts\n", ":3: begins at 0.9 s"),
         (HEADER + "a\t0\t1\tAA\ts\na\t1\t2\tK\tt\n", ":3: a has two speakers"),
         (HEADER + "a\t0\t1\tK\ts\nb\t0\t1\tK\ts\na\t1\t2\tK\ts\n", ":4: rows of a do not stand"),
+        (HEADER + "a.wav\t0\t1\tK\ts\na.flac\t1\t2\tK\ts\n", ":3: a.wav and a.flac are both a"),
     ],
 )
 def test_a_damaged_file_is_one_line(tmp_path, text, message):

@@ -14,13 +14,19 @@ from gslm.corpus import Corpus, CorpusRow
 from gslm.errors import UserError
 from gslm.types import deduplicate
 from gslm.units.formats.fairseq_binary import (
-    data_files,
+    new_dictionary_path,
     read_dictionary,
     unit_counts,
-    write_dictionary,
     write_fairseq,
+    write_fairseq_anew,
 )
-from gslm.units.formats.kinds import KEEPS_DURATIONS, USUALLY_RUNS, Format, Naming
+from gslm.units.formats.kinds import (
+    KEEPS_DURATIONS,
+    USUALLY_RUNS,
+    Format,
+    Naming,
+    require_used,
+)
 from gslm.units.formats.lines import Entry
 from gslm.units.formats.manifest import write_audio_manifest
 from gslm.units.formats.names import written_names
@@ -57,8 +63,8 @@ class ExportSettings:
     """dict.txt to binarise with; a new one is written beside the data where None."""
     sources: Path | None = None
     """fairseq's manifest of S2UT's source recordings; the corpus' own recordings where None."""
-    key: str = "hubert"
-    """What speech-resynthesis calls the units."""
+    key: str | None = None
+    """What speech-resynthesis calls the units; hubert where None."""
 
     @property
     def merges(self) -> bool:
@@ -81,18 +87,30 @@ def export_corpus(
     """Write a corpus' units as `settings.format` has them; gives the files.
 
     Nothing is left at `path` where it fails. Raises `UserError` where two recordings would share a
-    name, or the format cannot hold one.
+    name, the format cannot hold one or follow a setting, or there is no recording.
     """
     path = Path(path)
     if path.is_dir() or not path.name:
         raise UserError(f"{path}: a folder; name the file to write, such as {path / 'units'}")
-    if settings.naming == "none" and settings.format not in _NAMELESS:
-        raise UserError(f"--names none: {settings.format} names every recording")
-    if settings.format == "dgslm" and settings.merges:
-        raise UserError("dgslm holds a unit a frame of both channels; leave out --deduplicate")
+    _check(settings)
     if settings.format == "fairseq":
         return _export_fairseq(corpus, path, settings, progress)
     return _write(path, _entries(corpus, settings, progress), settings)
+
+
+def _check(settings: ExportSettings) -> None:
+    """Raise a `UserError` for settings that the format cannot follow, or would pass over."""
+    given = {name: getattr(settings, name) for name in ("dictionary", "key", "sources")}
+    require_used(settings.format, given)
+    if settings.naming == "none" and settings.format not in _NAMELESS:
+        raise UserError(f"--names none: {settings.format} names every recording")
+    if settings.format == "fairseq" and settings.names not in (None, "none"):
+        raise UserError(f"--names {settings.names}: fairseq's data hold no names; leave it out")
+    if settings.format == "dgslm" and settings.merges:
+        raise UserError("dgslm holds a unit a frame of both channels; leave out --deduplicate")
+    has_paths = settings.format == "manifest" or settings.naming == "audio"
+    if settings.root and not has_paths and (settings.format != "s2ut" or settings.sources):
+        raise UserError("--root goes before whole paths alone; leave it out, or use --names audio")
 
 
 def _write(path: Path, entries: Iterator[Entry], settings: ExportSettings) -> list[Path]:
@@ -110,7 +128,7 @@ def _write(path: Path, entries: Iterator[Entry], settings: ExportSettings) -> li
         case "unit-hifigan":
             write_unit_hifigan(path, entries)
         case "resynthesis":
-            write_resynthesis(path, entries, settings.key)
+            write_resynthesis(path, entries, settings.key or "hubert")
         case "dgslm":
             write_dgslm(path, entries)
         case "s2ut":
@@ -125,6 +143,7 @@ def _entries(corpus: Corpus, settings: ExportSettings, progress: bool) -> Iterat
     # A manifest's root stands in its first line.
     root = "" if settings.format == "manifest" else settings.root
     rows = written_names(corpus.rows(settings.split), settings.naming, root)
+    n_rows = 0
     for row, name in tqdm(
         rows,
         desc="exporting",
@@ -132,7 +151,11 @@ def _entries(corpus: Corpus, settings: ExportSettings, progress: bool) -> Iterat
         total=len(corpus) if settings.split == "all" else None,
         disable=not progress,
     ):
+        n_rows += 1
         yield _entry(row, name, settings)
+    if not n_rows:
+        part = "" if settings.split == "all" else f" in --split {settings.split}"
+        raise UserError(f"{corpus.folder}: holds no recordings{part}; there is nothing to write")
 
 
 def _entry(row: CorpusRow, name: str, settings: ExportSettings) -> Entry:
@@ -164,7 +187,7 @@ def _export_fairseq(
     if settings.dictionary is not None:
         dictionary = read_dictionary(settings.dictionary)
         return write_fairseq(path, _entries(corpus, settings, progress), dictionary)
-    dictionary_path = data_files(path)[0].parent / "dict.txt"
+    dictionary_path = new_dictionary_path(path)
     if dictionary_path.exists():
         raise UserError(
             f"{dictionary_path}: there is a dictionary already; use it with --dictionary "
@@ -172,7 +195,4 @@ def _export_fairseq(
         )
     entries = _entries(corpus, settings, progress)
     counts = unit_counts(entries, corpus.fingerprint.vocabulary_size)
-    write_dictionary(dictionary_path, counts)
-    dictionary = read_dictionary(dictionary_path)
-    files = write_fairseq(path, _entries(corpus, settings, progress), dictionary)
-    return [*files, dictionary_path]
+    return write_fairseq_anew(path, _entries(corpus, settings, progress), counts)

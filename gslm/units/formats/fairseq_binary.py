@@ -10,6 +10,7 @@ the compressed one (`HUFFIDX`) is refused.
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,11 @@ def data_files(path: str | Path) -> tuple[Path, Path]:
     """`.idx` and `.bin` from the name of either, or from what they share."""
     prefix = str(path).removesuffix(".idx").removesuffix(".bin")
     return Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
+
+
+def new_dictionary_path(path: str | Path) -> Path:
+    """Where the dictionary of data written at `path` goes."""
+    return data_files(path)[0].parent / "dict.txt"
 
 
 def find_dictionary(path: str | Path) -> Path:
@@ -210,29 +216,43 @@ def write_fairseq(
     path: str | Path, entries: Iterable[Entry], dictionary: UnitDictionary
 ) -> list[Path]:
     """Write `.idx` and `.bin`; names and durations are lost. Gives the two files."""
-    index_path, data_path = data_files(path)
-    n_symbols = len(dictionary.units)
-    code = _UINT16 if n_symbols < 65_500 else _UINT32
+    paths = list(data_files(path))
+    write_together(paths, lambda targets: _write_data(targets, entries, dictionary))
+    return paths
+
+
+def write_fairseq_anew(
+    path: str | Path, entries: Iterable[Entry], counts: NDArray[np.int64]
+) -> list[Path]:
+    """Write `.idx`, `.bin` and a dict.txt of units with `counts` (K,). Gives the three files."""
+    paths = [*data_files(path), new_dictionary_path(path)]
+
+    def write(targets: list[Path]) -> None:
+        write_dictionary(targets[2], counts)
+        _write_data(targets[:2], entries, read_dictionary(targets[2]))
+
+    write_together(paths, write)
+    return paths
+
+
+def _write_data(targets: list[Path], entries: Iterable[Entry], dictionary: UnitDictionary) -> None:
+    index_path, data_path = targets
+    code = _UINT16 if len(dictionary.units) < 65_500 else _UINT32
     dtype = np.dtype(_DTYPES[code])
     to_number = np.full(max(dictionary.numbers) + 1, -1, dtype=np.int64)
     to_number[list(dictionary.numbers)] = list(dictionary.numbers.values())
-
-    def write(targets: list[Path]) -> None:
-        sizes: list[int] = []  # as the index itself: four bytes an item
-        with targets[1].open("wb") as file:
-            for entry in entries:
-                numbers = _numbers(entry, to_number)
-                sizes.append(len(numbers))
-                file.write(numbers.astype(dtype).tobytes())
-        lengths = np.array(sizes, dtype="<i4")
-        ends = np.cumsum(lengths.astype("<i8")) * dtype.itemsize
-        with targets[0].open("wb") as file:
-            file.write(_HEADER.pack(_MAGIC, 1, code, len(sizes)))
-            file.write(lengths.tobytes())
-            file.write((ends - lengths.astype("<i8") * dtype.itemsize).tobytes())
-
-    write_together([index_path, data_path], write)
-    return [index_path, data_path]
+    sizes = array("i")  # as the index itself: four bytes an item
+    with data_path.open("wb") as file:
+        for entry in entries:
+            numbers = _numbers(entry, to_number)
+            sizes.append(len(numbers))
+            file.write(numbers.astype(dtype).tobytes())
+    lengths = np.array(sizes, dtype="<i4")
+    ends = np.cumsum(lengths.astype("<i8")) * dtype.itemsize
+    with index_path.open("wb") as file:
+        file.write(_HEADER.pack(_MAGIC, 1, code, len(sizes)))
+        file.write(lengths.tobytes())
+        file.write((ends - lengths.astype("<i8") * dtype.itemsize).tobytes())
 
 
 def _numbers(entry: Entry, to_number: NDArray[np.int64]) -> NDArray[np.int64]:

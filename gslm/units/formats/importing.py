@@ -16,8 +16,8 @@ from gslm.corpus import Corpus, CorpusRow, CorpusWriter
 from gslm.errors import UserError
 from gslm.types import Fingerprint, deduplicate
 from gslm.units.formats.fairseq_binary import data_files, find_dictionary, read_fairseq
-from gslm.units.formats.kinds import USUALLY_RUNS, Format
-from gslm.units.formats.lines import Entry
+from gslm.units.formats.kinds import REPEATS, USUALLY_RUNS, Format, require_used
+from gslm.units.formats.lines import Entry, first_few
 from gslm.units.formats.names import RecordingNames
 from gslm.units.formats.python_lines import read_dgslm, read_resynthesis
 from gslm.units.formats.quantized_text import read_quantized_text
@@ -32,6 +32,9 @@ from gslm.units.formats.unit_hifigan import read_unit_hifigan
 
 SHARD_SIZE = 256
 """Recordings in a shard."""
+
+_LARGEST_GUESS = 10_000_000
+"""From here on the largest unit is taken for a mistake, not for the size of the vocabulary."""
 
 _SPARE_FRAMES = 3
 """Encoders disagree on a recording's frames by so many."""
@@ -71,7 +74,8 @@ class _Findings:
     largest: int = 0
     has_durations: bool = False
     has_repetitions: bool = False
-    names: set[str] = field(default_factory=set)
+    names: dict[str, bytes] = field(default_factory=dict)
+    """Hash of each recording's units, where equal ones may come again; else nothing."""
     duplicates: dict[str, int] = field(default_factory=dict)
 
 
@@ -117,8 +121,9 @@ def import_corpus(
     Nothing is written where the check fails. Names of recordings are held in memory, units are
     not. Returns the corpus and what its user ought to know, in sentences. Raises `UserError`,
     naming the line, for what is not of the format, a unit outside the vocabulary, names that are
-    not unique, or lengths that do not fit.
+    not unique (but a prompt of several pairs, which is stored once), or lengths that do not fit.
     """
+    require_used(settings.format, {"dictionary": settings.dictionary})
     names = RecordingNames.of(settings.manifest, settings.root)
     findings = _check(path, settings, names, progress)
     fingerprint = settings.fingerprint or Fingerprint(
@@ -169,10 +174,18 @@ def _check(
                 f"{entry.where}: unit {largest} of a vocabulary of {size}, which ends at "
                 f"{size - 1}; these units were made by another one"
             )
+        if size is None and largest >= _LARGEST_GUESS:
+            raise UserError(
+                f"{entry.where}: unit {largest} is larger than any known vocabulary; mend it, or "
+                "say --vocabulary-size"
+            )
         row_id, n_samples = names.find(entry, found.n_entries)
+        digest = _digest(entry, settings)
         if row_id in found.names:
+            if digest and digest == found.names[row_id]:
+                continue
             found.duplicates[row_id] = found.duplicates.get(row_id, 1) + 1
-        found.names.add(row_id)
+        found.names[row_id] = digest
         found.n_entries += 1
         found.largest = max(found.largest, largest)
         found.has_durations |= entry.durations is not None
@@ -184,10 +197,17 @@ def _check(
     if found.duplicates:
         raise UserError(
             f"{path}: {len(found.duplicates)} names stand for more than one recording: "
-            f"{_listed(sorted(found.duplicates))}; they cannot be told apart, make them unique"
+            f"{first_few(sorted(found.duplicates), 10)}; they cannot be told apart, rename them"
         )
     names.require_all_used(found.n_entries, path)
     return found
+
+
+def _digest(entry: Entry, settings: ImportSettings) -> bytes:
+    """Hash of the units where a file may hold a recording again: a prompt of several pairs."""
+    if settings.format not in REPEATS:
+        return b""
+    return hashlib.blake2b(entry.units.tobytes(), digest_size=8).digest()
 
 
 def _check_length(entry: Entry, n_samples: int, rate: float) -> None:
@@ -197,7 +217,7 @@ def _check_length(entry: Entry, n_samples: int, rate: float) -> None:
         raise UserError(
             f"{entry.where}: {n_frames} frames, but {n_samples} samples at 16 kHz are "
             f"{expected:.0f} frames at {rate:g} Hz; say --kind runs where repetitions were "
-            "dropped, or --frame-rate"
+            "dropped, or --frame-rate, or give a manifest that counts samples at 16 kHz"
         )
 
 
@@ -206,8 +226,13 @@ def _rows(
 ) -> Iterator[CorpusRow]:
     merge = settings.deduplicate and not _holds_runs(settings)
     entries = read_entries(path, settings.format, settings.dictionary)
+    given: set[str] = set()
     for number, entry in enumerate(entries):
         row_id, n_samples = names.find(entry, number)
+        if settings.format in REPEATS:
+            if row_id in given:
+                continue
+            given.add(row_id)
         units, durations = entry.units, entry.durations
         pitch = None
         if entry.f0 is not None:
@@ -274,8 +299,3 @@ def _source(path: str | Path, settings: ImportSettings, runs: bool) -> dict[str,
         "deduplicated": settings.deduplicate,
         "durations": "unknown" if runs else "known",
     }
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(names[:10]) + more

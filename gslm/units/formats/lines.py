@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from gslm.errors import UserError
 
 MAX_ID = 2**31 - 1
 _NUMBERS = re.compile(r"[0-9\s]+", re.ASCII)
+_MOST_DIGITS = 18
+"""Python refuses to read numbers of some thousand digits; no unit or length has so many."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,9 @@ def parse_ids(text: str, where: str) -> NDArray[np.int32]:
     if not _NUMBERS.fullmatch(text):
         bad = next(part for part in parts if not _NUMBERS.fullmatch(part))
         raise UserError(f"{where}: {_short(bad)!r} is no unit; expected numbers such as 0 12 7")
+    longest = max(parts, key=len)
+    if len(longest) > _MOST_DIGITS:
+        raise UserError(f"{where}: {_short(longest)} among the units; expected 0, 1, 2, …")
     return checked_ids([int(part) for part in parts], where)
 
 
@@ -113,7 +118,28 @@ def required_text(record: dict[str, Any], key: str, where: str) -> str:
     value = required(record, key, where)
     if not isinstance(value, str):
         raise UserError(f"{where}: {key!r} is {_short(repr(value))}; expected text")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        # JSON and Python spell halves of characters, which no file or corpus can hold.
+        raise UserError(
+            f"{where}: {key!r} is {_short(repr(value))}, which holds half a character; rename it"
+        ) from None
     return value
+
+
+def parse_count(text: str) -> int | None:
+    """A whole number from 0 in decimal digits; None where the text is none."""
+    digits = text.strip()
+    good = digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS
+    return int(digits) if good else None
+
+
+def first_few(items: Iterable[str], most: int = 5) -> str:
+    """The first few, and how many more there are."""
+    found = list(items)
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more
 
 
 def writable_name(name: str, forbidden: str) -> str:

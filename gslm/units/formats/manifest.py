@@ -6,7 +6,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gslm.errors import UserError
-from gslm.units.formats.lines import Entry, read_lines, writable_name, write_lines
+from gslm.units.formats.lines import (
+    Entry,
+    parse_count,
+    read_lines,
+    writable_name,
+    write_lines,
+)
 
 
 def manifest_root(path: str | Path) -> Path:
@@ -29,9 +35,10 @@ def read_manifest(path: str | Path) -> Iterator[tuple[str, int | None]]:
         if not line.strip():
             continue
         name, tab, samples = line.partition("\t")
-        if not name or (tab and not (samples.strip().isascii() and samples.strip().isdigit())):
+        n_samples = parse_count(samples) if tab else None
+        if not name or (tab and n_samples is None):
             raise UserError(f"{where}: expected a path, a tab and a number of samples")
-        yield name, int(samples) if tab else None
+        yield name, n_samples
 
 
 def recordings_of(

@@ -10,11 +10,10 @@ from gslm.audio import clip_id, resolve_inside
 from gslm.corpus import CorpusRow
 from gslm.errors import UserError
 from gslm.units.formats.kinds import Naming
-from gslm.units.formats.lines import Entry
+from gslm.units.formats.lines import Entry, first_few
 from gslm.units.formats.manifest import manifest_root, read_manifest
 
 _CHANNEL = re.compile(r"-channel[0-9]+$")
-_LISTED = 5
 
 
 class RecordingNames:
@@ -28,7 +27,10 @@ class RecordingNames:
         self._by_name: dict[str, list[int]] = {}
         self._by_order = False
         for number, (path, _) in enumerate(listed or []):
-            resolve_inside(root, path)
+            try:
+                resolve_inside(root, path)
+            except UserError:
+                continue  # no name leads there, and `units encode` passes it over as well
             # A set: a file at the top has one name.
             for name in {path, clip_id(path), PurePosixPath(clip_id(path)).name}:
                 self._by_name.setdefault(name, []).append(number)
@@ -37,8 +39,7 @@ class RecordingNames:
     def of(cls, manifest: Path | None, root: str) -> RecordingNames:
         """Names as they are, or those that a fairseq manifest lists.
 
-        root: taken off the front of names; the manifest's first line where empty. Raises
-        `UserError` for a path in the manifest that leads out of it.
+        root: taken off the front of names; the manifest's first line where empty.
         """
         if manifest is None:
             return cls(root, None, "")
@@ -49,7 +50,8 @@ class RecordingNames:
         """Id of the entry at `number`, and its samples at 16 kHz where known.
 
         An entry without a name takes the manifest's at `number`, or is numbered. Raises
-        `UserError` for a name that the manifest lacks, or that fits several of its lines.
+        `UserError` for a name that the manifest lacks, or that fits several of its lines, and
+        where the manifest's own leads out of its folder.
         """
         if not entry.name:
             self._by_order = True
@@ -60,6 +62,7 @@ class RecordingNames:
                     f"{entry.where}: {self._where} lists only {len(self._listed)} recordings"
                 )
             path, n_samples = self._listed[number]
+            resolve_inside(self._root, path)
             return path, n_samples or entry.n_samples
         id_ = self._relative(entry)
         if self._listed is None:
@@ -70,7 +73,7 @@ class RecordingNames:
             channel = match.group()
             found = self._lookup(clip_id(id_).removesuffix(channel))
         if len(found) != 1:
-            several = _listed(self._listed[i][0] for i in found)
+            several = first_few(self._listed[i][0] for i in found)
             fits = f"fits {several}" if found else "is not there"
             raise UserError(f"{entry.where}: {entry.name} {fits} in {self._where}")
         path, n_samples = self._listed[found[0]]
@@ -122,7 +125,7 @@ def written_names(
         if not clashes:
             yield row, name
     if clashes:
-        found = _listed(f"{name} ({', '.join(ids[:3])})" for name, ids in clashes.items())
+        found = first_few(f"{name} ({', '.join(ids[:3])})" for name, ids in clashes.items())
         hint = "use --names path" if naming == "basename" else "use --names audio, or rename them"
         raise UserError(f"{len(clashes)} names would stand for several recordings: {found}; {hint}")
 
@@ -137,9 +140,3 @@ def _written(id_: str, naming: Naming, root: str) -> str:
             return f"{root.rstrip('/')}/{id_}" if root else id_
         case "none":
             return ""
-
-
-def _listed(items: Iterable[str]) -> str:
-    found = list(items)
-    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-    return ", ".join(found[:_LISTED]) + more

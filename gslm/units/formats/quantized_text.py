@@ -39,6 +39,6 @@ def write_quantized_text(path: str | Path, entries: Iterable[Entry]) -> None:
 
 
 def _line(entry: Entry) -> str:
-    # Readers split at the first bar.
+    # Other readers than ours split at the first bar.
     name = writable_name(entry.name, "|")
     return f"{name}{'|' if name else ''}{as_text(entry.units)}\n"

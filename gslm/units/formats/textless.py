@@ -74,7 +74,8 @@ def _entry(lines: dict[str, tuple[str, str]]) -> Entry:
 def write_textless(path: str | Path, entries: Iterable[Entry]) -> list[Path]:
     """Write the units, the durations, and F0 where the first entry has it; gives the files.
 
-    An entry without durations has a frame a unit. Raises `UserError` where some entries have F0
+    An entry without durations has a frame a unit. An F0 file of before is removed where there is no
+    F0. Raises `UserError` where some entries have F0
     and others have none.
     """
     remaining = iter(entries)
@@ -93,6 +94,9 @@ def write_textless(path: str | Path, entries: Iterable[Entry]) -> list[Path]:
                     file.write(line)
 
     write_together(paths, write)
+    if not with_f0:
+        # An older one would be read as the pitch of these units.
+        streams(path)["f0s"].unlink(missing_ok=True)
     return paths
 
 

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import re
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +84,8 @@ def _save_checkpoint(model, path: Path) -> None:
     if importlib.util.find_spec("fairseq2n") is None:
         model.save_pretrained(path)
         return
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    try:
-        from test_wav2vec2 import save_fairseq
-    finally:
-        sys.path.pop(0)
+    from tests.units.fairseq_models import save_fairseq
+
     save_fairseq(model, path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -183,6 +184,20 @@ def test_a_unit_outside_the_dictionary_is_refused(tmp_path):
         with pytest.raises(UserError, match=f"a.wav: the dictionary has no unit {unit}"):
             write_fairseq(tmp_path / "out", [entry], dictionary)
     assert not (tmp_path / "out.bin").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_an_export_that_fails_leaves_no_dictionary(tmp_path, monkeypatch):
+    from test_format_round_trips import make_corpus
+
+    from gslm.units.formats import fairseq_binary
+    from gslm.units.formats.exporting import ExportSettings, export_corpus
+
+    corpus = make_corpus(tmp_path / "corpus")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(fairseq_binary, "_numbers", Mock(side_effect=KeyboardInterrupt))
+        export_corpus(corpus, tmp_path / "data" / "train", ExportSettings("fairseq"), False)
+    assert not list((tmp_path / "data").iterdir())
+    export_corpus(corpus, tmp_path / "data" / "train", ExportSettings("fairseq"), False)
 
 
 def test_one_dictionary_serves_two_corpora_and_is_not_overwritten(tmp_path):

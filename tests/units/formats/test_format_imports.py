@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 
 import numpy as np
@@ -34,6 +35,37 @@ def test_units_of_an_unknown_encoder_say_so(tmp_path):
     assert [row.n_samples for row in corpus.rows()] == [3 * 640, 640]
     [row, _] = corpus.rows()
     assert (row.units.tolist(), row.durations.tolist()) == ([1, 7], [2, 1])
+
+
+def test_a_unit_too_large_to_guess_a_vocabulary_from_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"line 2: unit 2147483647 .* say --vocabulary-size"):
+        _import(tmp_path, "a|1 6\nb|1 2147483647\n")
+    assert not (tmp_path / "corpus").exists()
+    corpus, _ = _import(tmp_path, "b|1 20000000\n", vocabulary_size=2**25)
+    assert corpus.fingerprint.vocabulary_size == 2**25
+
+
+def test_a_name_that_no_file_can_hold_is_told_before_anything_is_written(tmp_path):
+    line = '{"audio": "\\ud800.wav", "units": [1]}\n'
+    with pytest.raises(UserError, match=r"line 1: 'audio' is .* half a character"):
+        _import(tmp_path, line, "unit-hifigan")
+    assert not (tmp_path / "corpus").exists()
+
+
+def _pair(number, **units):
+    names = {"prompt": "p.wav", "chosen": f"c{number}.wav", "rejected": f"r{number}.wav"}
+    units = {"prompt": "<Un3>", "chosen": "<Un1>", "rejected": "<Un2>", **units}
+    pair = {f"{role}_path": name for role, name in names.items()}
+    return json.dumps(pair | {role: {"audio_repr": units[role]} for role in names}) + "\n"
+
+
+def test_a_prompt_of_several_pairs_is_stored_once(tmp_path):
+    corpus, _ = _import(tmp_path, _pair(1) + _pair(2), "slamkit-preference", shard_size=2)
+    ids = ["p.wav", "c1.wav", "r1.wav", "c2.wav", "r2.wav"]
+    assert [row.id for row in corpus.rows()] == ids
+    assert corpus.n_rows == 5
+    with pytest.raises(UserError, match=r"1 names stand for more than one recording: p\.wav"):
+        _import(tmp_path, _pair(1) + _pair(2, prompt="<Un4>"), "slamkit-preference")
 
 
 def test_a_unit_outside_the_vocabulary_is_refused(tmp_path):
@@ -79,7 +111,9 @@ def test_lengths_that_do_not_fit_the_manifest_are_refused(tmp_path):
         assert [row.n_samples for row in corpus.rows()] == [16_000]
         for file in (tmp_path / "corpus").iterdir():
             file.unlink()
-    with pytest.raises(UserError, match=r"3 frames, but 16000 samples .* 50 frames.*--kind runs"):
+    with pytest.raises(
+        UserError, match=r"3 frames, but 16000 samples .* 50 frames.*samples at 16 kHz$"
+    ):
         _import(tmp_path, "a|1 2 3\n", manifest=manifest)
     corpus, remarks = _import(tmp_path, "a|1 2 3\n", manifest=manifest, kind="runs")
     assert [row.durations for row in corpus.rows()] == [None]
@@ -126,11 +160,14 @@ def test_ids_never_lead_out_of_the_root(tmp_path):
 
 @pytest.mark.parametrize("path", ["../a.wav", "/etc/a.wav", "b/../../a.wav"])
 def test_a_manifest_never_leads_out_of_its_root(path, tmp_path):
-    (tmp_path / "m.tsv").write_text(f"/data\n{path}\t640\n")
-    for text in ("a|1 1\n", "1 1\n"):
-        with pytest.raises(UserError, match="leads outside /data"):
+    (tmp_path / "m.tsv").write_text(f"/data\n{path}\t640\nb.wav\t640\n")
+    for text, message in {"a|1 1\n": "a is not there in", "1 1\n2 2\n": "leads outside"}.items():
+        with pytest.raises(UserError, match=message):
             _import(tmp_path, text, manifest=tmp_path / "m.tsv")
     assert not (tmp_path / "corpus").exists()
+    # Encoding passes such a line over, so units that were made from it lack its recording.
+    corpus, _ = _import(tmp_path, "b|1 1\n", manifest=tmp_path / "m.tsv")
+    assert [row.id for row in corpus.rows()] == ["b.wav"]
 
 
 def test_an_empty_file_is_refused(tmp_path):
@@ -184,10 +221,20 @@ def test_settings_that_a_format_cannot_follow_are_refused(tmp_path):
         (ExportSettings("manifest"), "give it with --root"),
         (ExportSettings("slamkit", names="none"), "--names none: slamkit names every recording"),
         (ExportSettings("resynthesis", key="f0"), "--key f0"),
+        (ExportSettings("text", key="codes"), "--key is for --format resynthesis, not text"),
+        (ExportSettings("text", sources=tmp_path), "--sources is for --format s2ut"),
+        (ExportSettings("text", dictionary=tmp_path), "--dictionary is for --format fairseq"),
+        (ExportSettings("text", root="/data"), "--root goes before whole paths alone"),
+        (ExportSettings("fairseq", names="path"), "--names path: fairseq's data hold no names"),
+        (ExportSettings("text", split="held_out"), "no recordings in --split held_out"),
+        (ExportSettings("textless", split="held_out"), "no recordings in --split held_out"),
+        (ExportSettings("fairseq", split="held_out"), "no recordings in --split held_out"),
     ]:
         with pytest.raises(UserError, match=message):
             export_corpus(corpus, tmp_path / "out", settings, False)
-        assert not (tmp_path / "out").exists()
+        assert not list(tmp_path.glob("*out*"))
+    with pytest.raises(UserError, match="--dictionary is for --format fairseq, not text"):
+        _import(tmp_path, "a|1 1\n", dictionary=tmp_path / "nowhere.txt")
     for folder in (tmp_path, "."):
         with pytest.raises(UserError, match="a folder; name the file to write"):
             export_corpus(corpus, folder, ExportSettings("text"), False)

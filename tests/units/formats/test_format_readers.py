@@ -139,6 +139,7 @@ def test_textless_streams_that_disagree_are_refused(stream, text, message, tmp_p
         ("text", "a|1_0\n", "'1_0'"),
         ("text", "a|1 ٣\n", "no unit"),
         ("text", "a|99999999999\n", "99999999999 among the units"),
+        ("text", f"a|1 {'9' * 5000}\n", "line 1: 9{60}… among the units"),
         ("text", "a|\n", "holds no units"),
         ("text", "|1 2\n", "no name"),
         ("slamkit", '{"units": [1], "file_name": "a"', "line 1: not JSON"),
@@ -205,7 +206,13 @@ def test_an_audio_manifest_is_read(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "no manifest"), ("a.wav\t5\n", "no manifest"), ("/d\na.wav\tx\n", "line 2: expected")],
+    [
+        ("", "no manifest"),
+        ("a.wav\t5\n", "no manifest"),
+        ("/d\na.wav\tx\n", "line 2: expected"),
+        (f"/d\na.wav\t{'9' * 5000}\n", "line 2: expected"),
+    ],
+    ids=range(4),
 )
 def test_what_is_no_manifest_is_refused(text, message, tmp_path):
     (tmp_path / "m.tsv").write_text(text)

@@ -223,6 +223,11 @@ def test_pitch_comes_back_through_textless(merged, tmp_path):
     for before, after in zip(corpus.rows(), back.rows(), strict=True):
         assert np.array_equal(before.pitch, after.pitch)
     assert (tmp_path / "out" / "file.f0s").is_file()
+    # What has no pitch, written over it, does not keep that of others.
+    other = make_corpus(tmp_path / "other", merged=merged)
+    export_corpus(other, tmp_path / "out" / "file", ExportSettings("textless"), False)
+    back, _ = import_corpus(tmp_path / "out" / "file", tmp_path / "b", ImportSettings("textless"))
+    assert all(row.pitch is None for row in back.rows())
 
 
 def test_s2ut_pairs_source_recordings_with_target_units(tmp_path):
