@@ -24,6 +24,7 @@ from gslm.units.unit_encoder import UnitEncoder
 
 ENGINES = ("local", "ray")
 _MOST_IN_SHARD = 256
+_WORK_OF_ONE = 10_000_000  # bytes of audio, five minutes where nothing is compressed
 _SHARDS_OF_FEW = 32  # a corpus too small for full shards still gives every worker some
 
 
@@ -47,11 +48,11 @@ def encode_corpus(
     """Encode recordings below `audio_root` into a corpus at `out_folder`.
 
     ids: paths relative to the root; all audio below it where None. workers: processes, each
-    with `threads` torch threads; as many as there are cores where None (a script that asks for
-    more than one must guard its entry with `if __name__ == "__main__"`); unless more are asked
-    for, a CUDA device has the work of all. engine: `local`, or `ray`: Ray's workers, here or on
-    a cluster. Where torchrun or `accelerate launch` started several processes, all call this
-    function, and they are the workers, each on its own device.
+    with `threads` torch threads; where None as many as there are cores, or one for little audio
+    (a script that may have more than one must guard its entry with `if __name__ == "__main__"`);
+    unless more are asked for, a CUDA device has the work of all. engine: `local`, or `ray`: Ray's
+    workers, here or on a cluster. Where torchrun or `accelerate launch` started several
+    processes, all call this function, and they are the workers, each on its own device.
     The corpus is the same, byte for byte, for any engine and number of workers on machines of
     one kind. Shards that an earlier, interrupted run finished are kept.
 
@@ -143,7 +144,17 @@ def _run(
     if not alone or (process.device.type == "cuda" and workers in (None, 1)):
         use_own_device(job.unit_encoder.encoder)
         return encode_shards(job, indices)
-    return encode_in_processes(job, indices, workers or os.cpu_count() or 1)
+    return encode_in_processes(job, indices, workers or _suited_workers(job, indices))
+
+
+def _suited_workers(job: EncodingJob, indices: list[int]) -> int:
+    """A process for each core, but one alone where its work is done before others have started."""
+    n_bytes = 0
+    for path in (job.root / id_ for index in indices for id_ in job.shard_ids(index)):
+        n_bytes += path.stat().st_size if path.is_file() else 0
+        if n_bytes > _WORK_OF_ONE:
+            return os.cpu_count() or 1
+    return 1
 
 
 def _speakers(ids: list[str], speaker_from: Callable[[str], str] | str) -> list[str]:

@@ -20,6 +20,7 @@ from gslm.units import encode
 from gslm.units.encode import encode_corpus
 from gslm.units.encoders import MFCCEncoder
 from gslm.units.fit import fit_units
+from gslm.units.shards import encode_shards
 
 N_CLIPS = 200
 
@@ -79,6 +80,21 @@ def _soon_gone(group: int) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def test_as_many_workers_as_cores_where_there_is_enough_to_do(audio, units, tmp_path, monkeypatch):
+    asked: list[int] = []
+
+    def alone(job, indices, workers):
+        asked.append(workers)
+        return encode_shards(job, indices)
+
+    monkeypatch.setattr(encode, "encode_in_processes", alone)
+    monkeypatch.setattr(encode.os, "cpu_count", lambda: 7)
+    few = ["clip 000.wav", "clip 001.wav", "clip 002.wav"]
+    _encode(audio, tmp_path / "little", units, workers=None, ids=few)
+    _encode(audio, tmp_path / "much", units, workers=None)
+    assert asked == [1, 7]
 
 
 def test_two_workers_write_the_same_bytes(audio, units, whole, tmp_path):
