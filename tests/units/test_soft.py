@@ -8,7 +8,6 @@ import signal
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 import gslm.units
@@ -20,26 +19,16 @@ from gslm.units.chunking import encode_clips
 from gslm.units.encoders import Chunking, MFCCEncoder
 from gslm.units.fit import fit_units
 from gslm.units.normalization import NORMALIZATIONS, by_training_set
-from gslm.units.recordings import Reading
 from gslm.units.soft import SoftConfig, SoftUnits, soft_blocks, soft_of_frames
 from gslm.units.soft_data import prepare_soft_data
-from gslm.units.soft_export import export_soft, write_rows
 from gslm.units.soft_task import SoftTask, SoftTraining, train_soft
 from gslm.units.syllables import Syllables
 from gslm.units.unit_encoder import UnitEncoder
+from tests.units.tones import sound
 
 LOOP = TrainingConfig(steps=150, warmup_steps=10, validate_every=50, checkpoint_every=50)
 SETTINGS = SoftTraining(dim=16, batch_size=64, learning_rate=1e-2, loop=LOOP)
 K = 12
-
-
-def sound(seconds: float, seed: int = 0) -> np.ndarray:
-    """Tones that change every 100 ms, with noise: float32 (samples,) at 16 kHz."""
-    rng = np.random.default_rng(seed)
-    n = max(1, round(16_000 * seconds))
-    pitch = np.repeat(rng.choice([150, 300, 600, 1200, 2400], n // 1600 + 1), 1600)[:n]
-    tone = 0.3 * np.sin(2 * np.pi * np.cumsum(pitch) / 16_000)
-    return (tone + 0.01 * rng.standard_normal(n)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -318,86 +307,6 @@ def test_frames_are_learned_with_the_hard_units_of_their_recordings(
     assert (torch.cat(expected)[nearest] == found).float().mean() > 0.98
     again = prepare_soft_data(*arguments, [], tmp_path, progress=False)
     assert np.array_equal(again.train, data.train)
-
-
-@pytest.mark.parametrize("kind", ["vectors", "distribution"])
-def test_export_writes_a_file_a_recording_and_goes_on(trained, recordings, tmp_path, kind):
-    n_files, skipped = export_soft(trained, recordings, tmp_path, kind, progress=False)
-    assert n_files == 13
-    assert [id_ for id_, _ in skipped] == ["text.wav"]
-    assert "text.wav\t" in (tmp_path / "skipped.tsv").read_text()
-    kept = tmp_path / "00.npy"
-    changed_at = kept.stat().st_mtime_ns
-    lost = np.load(tmp_path / "long.npy")
-    (tmp_path / "long.npy").unlink()
-    assert export_soft(trained, recordings, tmp_path, kind, progress=False) == (13, skipped)
-    assert kept.stat().st_mtime_ns == changed_at
-    assert np.array_equal(np.load(tmp_path / "long.npy"), lost)
-    for name in ("00", "long"):
-        waveform = read_audio(recordings / f"{name}.wav")
-        expected = np.concatenate(list(soft_blocks(trained, lambda w=waveform: [w], kind)))
-        found = np.load(tmp_path / f"{name}.npy")
-        assert found.dtype == np.float32
-        assert np.allclose(found, expected, atol=1e-4)
-    other = "vectors" if kind == "distribution" else "distribution"
-    with pytest.raises(UserError, match="another kind"):
-        export_soft(trained, recordings, tmp_path, other, progress=False)
-    with pytest.raises(UserError, match="other recordings"):
-        export_soft(trained, recordings, tmp_path, kind, Reading(channel=0), progress=False)
-
-
-def test_files_of_other_recordings_of_the_same_name_are_not_taken_for_done(trained, tmp_path):
-    for name, seconds in (("first", 1), ("second", 2)):
-        write_wav(tmp_path / name / "a.wav", sound(seconds))
-    export_soft(trained, tmp_path / "first", tmp_path / "out", progress=False)
-    with pytest.raises(UserError, match="other recordings"):
-        export_soft(trained, tmp_path / "second", tmp_path / "out", progress=False)
-    assert len(np.load(tmp_path / "out" / "a.npy")) == 50
-
-
-def test_soft_units_are_made_of_one_channel(trained, tmp_path):
-    both = np.stack([sound(1), np.zeros(16_000, np.float32)], axis=1)
-    soundfile.write(tmp_path / "a.wav", both, 16_000)
-    export_soft(trained, tmp_path, tmp_path / "out", reading=Reading(channel=1), progress=False)
-    found = np.load(tmp_path / "out" / "a.npy")
-    silence = trained.soft(np.zeros(16_000, np.float32))
-    assert np.allclose(found, silence, atol=1e-4)
-
-
-def test_export_refuses_recordings_that_differ_in_their_suffix_alone(trained, tmp_path):
-    for suffix in ("wav", "flac"):
-        soundfile.write(tmp_path / f"a.{suffix}", sound(0.2), 16_000)
-    with pytest.raises(UserError, match="would both be written"):
-        export_soft(trained, tmp_path, tmp_path / "out", progress=False)
-
-
-def test_a_long_recording_damaged_further_on_is_recorded_and_leaves_no_file(trained, tmp_path):
-    waveform = sound(70)
-    waveform[-100] = np.nan
-    soundfile.write(tmp_path / "bad.wav", waveform, 16_000, subtype="FLOAT")
-    write_wav(tmp_path / "good.wav", sound(1))
-    n_files, skipped = export_soft(trained, tmp_path, tmp_path / "out", progress=False)
-    assert n_files == 1
-    assert [id_ for id_, _ in skipped] == ["bad.wav"]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "good.npy",
-        "skipped.tsv",
-        "soft.json",
-    ]
-
-
-def test_export_without_audio_or_soft_units_writes_nothing(trained, hard, tmp_path):
-    for units, message in ((trained, "no such folder"), (hard, "gslm units soft")):
-        with pytest.raises(UserError, match=message):
-            export_soft(units, tmp_path / "none", tmp_path / "out", progress=False)
-    assert not (tmp_path / "out").exists()
-
-
-def test_rows_written_in_parts_are_one_array(tmp_path):
-    rng = np.random.default_rng(0)
-    rows = rng.standard_normal((123_456, 3)).astype(np.float32)
-    write_rows(tmp_path / "rows.npy", np.array_split(rows, 11))
-    assert np.array_equal(np.load(tmp_path / "rows.npy"), rows)
 
 
 def test_commands_train_and_export(recordings, hard, tmp_path, capsys):

@@ -1,0 +1,14 @@
+"""Sounds that units tell apart."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def sound(seconds: float, seed: int = 0) -> np.ndarray:
+    """Tones that change every 100 ms, with noise: float32 (samples,) at 16 kHz."""
+    rng = np.random.default_rng(seed)
+    n = max(1, round(16_000 * seconds))
+    pitch = np.repeat(rng.choice([150, 300, 600, 1200, 2400], n // 1600 + 1), 1600)[:n]
+    tone = 0.3 * np.sin(2 * np.pi * np.cumsum(pitch) / 16_000)
+    return (tone + 0.01 * rng.standard_normal(n)).astype(np.float32)
