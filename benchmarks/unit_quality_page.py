@@ -13,8 +13,13 @@ from unit_quality_rows import RESULTS, read_rows
 
 PAGE = Path(__file__).parent.parent / "docs" / "unit-scores.md"
 MARKS = {"hard": "o", "smoothed 1": "v", "smoothed 2": "s", "syllables": "*"}
-SHOWN = ("MFCC, per file", "tiny.en 2", "tiny.en 3, per frame", "base 4, per frame")
-"""Beginnings of the names of features that the picture shows."""
+SHOWN = (
+    "MFCC, per file",
+    "tiny.en 2, per frame and dimension",
+    "tiny.en 3, per frame",
+    "base 4, per frame",
+)
+"""Features that the picture shows."""
 ABOUT = """# Units, scored
 
 Every row of `results/unit_quality.jsonl`: ABX errors in percent on triphones, PNMI from 0 to 1,
@@ -76,8 +81,7 @@ def draw(rows: list[dict], path: Path) -> None:
 
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.add_subplot()
-    names = [layer.name for layer in LAYERS if layer.name.startswith(SHOWN)]
-    for color, name in zip(colormaps["tab10"].colors, names, strict=False):
+    for color, name in zip(colormaps["tab10"].colors, SHOWN, strict=False):
         for kind, mark in MARKS.items():
             chosen = [row for row in rows if (row["features"], row["kind"]) == (name, kind)]
             chosen.sort(key=lambda row: row["k"])
