@@ -26,6 +26,7 @@ ENGINES = ("local", "ray")
 _MOST_IN_SHARD = 256
 _WORK_OF_ONE = 10_000_000  # bytes of audio, five minutes where nothing is compressed
 _SHARDS_OF_FEW = 32  # a corpus too small for full shards still gives every worker some
+_LEAST_IN_SHARD = 4_000_000  # bytes of audio, some batches: fewer would be encoded more slowly
 
 
 def encode_corpus(
@@ -56,11 +57,12 @@ def encode_corpus(
     The corpus is the same, byte for byte, for any engine and number of workers on machines of
     one kind. Shards that an earlier, interrupted run finished are kept.
 
-    shard_size: recordings in a shard; 256, or a 32nd of a corpus with less than 32 times as many,
-    where None. speaker_from: `none`, `folder` (the topmost folder of the id) or a function from the
-    id. held_out: ids kept from training; by a hash of the id where None. deduplicate: store runs
-    with durations. channel: number of the one that is read, from 0; the mean of all where None.
-    trim_silence: leave out silence before the first speech and after the last, see `trimming`.
+    shard_size: recordings in a shard; where None 256, or fewer of a small corpus, so that there are
+    32 shards or shards of 4 MB. speaker_from: `none`, `folder` (the topmost folder of the id) or
+    a function from the id. held_out: ids kept from training; by a hash of the id where None.
+    deduplicate: store runs with durations. channel: number of the one that is read, from 0; the
+    mean of all where None. trim_silence: leave out silence before the first speech and after the
+    last, see `trimming`.
 
     Unreadable recordings are recorded with the reason and passed over. Raises `UserError` for
     an empty folder, or one where nothing is readable, and where a worker died.
@@ -69,7 +71,7 @@ def encode_corpus(
     if not ids:
         raise UserError(f"{audio_root}: no recordings were named; give at least one")
     if shard_size is None:
-        shard_size = min(_MOST_IN_SHARD, -(-len(ids) // _SHARDS_OF_FEW))
+        shard_size = _suited_shard_size(Path(audio_root), ids)
     for name, number in (("shard size", shard_size), ("workers", workers)):
         if number is not None and number < 1:
             raise UserError(f"{name} {number}: give at least 1")
@@ -145,6 +147,13 @@ def _run(
         use_own_device(job.unit_encoder.encoder)
         return encode_shards(job, indices)
     return encode_in_processes(job, indices, workers or _suited_workers(job, indices))
+
+
+def _suited_shard_size(root: Path, ids: list[str]) -> int:
+    n_bytes = sum(path.stat().st_size for id_ in ids if (path := root / id_).is_file())
+    for_batches = -(-_LEAST_IN_SHARD * len(ids) // max(1, n_bytes))
+    for_workers = -(-len(ids) // _SHARDS_OF_FEW)
+    return min(_MOST_IN_SHARD, max(for_batches, for_workers))
 
 
 def _suited_workers(job: EncodingJob, indices: list[int]) -> int:

@@ -12,7 +12,7 @@ import torch
 from gslm.audio import find_audio, write_wav
 from gslm.corpus import Corpus, CorpusWriter
 from gslm.errors import UserError
-from gslm.units import commands
+from gslm.units import commands, encode
 from gslm.units.encode import encode_corpus
 from gslm.units.encoders import LogMelEncoder, MFCCEncoder
 from gslm.units.fit import MAX_FRAMES, fit_units, frames_in_hours
@@ -98,11 +98,19 @@ def test_other_settings_do_not_mix_into_a_corpus(audio, units, tmp_path):
         _encode(audio, tmp_path / "c", units, speaker_from="folder")
 
 
-def test_a_small_corpus_has_shards_for_many_workers(audio, units, tmp_path):
-    corpus = encode_corpus(audio, tmp_path / "c", units, progress=False)
-    n_files = len(corpus) + len(corpus.skipped())
-    assert corpus.source["shard_size"] == 1
-    assert len(list((tmp_path / "c").glob("units-*.parquet"))) == n_files
+def test_a_small_corpus_has_shards_for_many_workers_but_none_too_small(
+    audio, units, tmp_path, monkeypatch
+):
+    def n_shards(name: str) -> int:
+        encode_corpus(audio, tmp_path / name, units, progress=False)
+        return len(list((tmp_path / name).glob("units-*.parquet")))
+
+    n_files = len(find_audio(audio))
+    n_bytes = sum((audio / id_).stat().st_size for id_ in find_audio(audio))
+    monkeypatch.setattr(encode, "_LEAST_IN_SHARD", n_bytes // n_files)
+    assert n_shards("one each") == n_files
+    monkeypatch.setattr(encode, "_LEAST_IN_SHARD", n_bytes)
+    assert n_shards("all in one") == 1
 
 
 @pytest.mark.parametrize("setting", ["workers", "shard_size"])
