@@ -24,7 +24,7 @@ from gslm.units.soft_data import prepare_soft_data
 from gslm.units.soft_task import SoftTask, SoftTraining, train_soft
 from gslm.units.syllables import Syllables
 from gslm.units.unit_encoder import UnitEncoder
-from tests.units.tones import sound
+from tests.units.tones import sound, write_recordings
 
 LOOP = TrainingConfig(steps=150, warmup_steps=10, validate_every=50, checkpoint_every=50)
 SETTINGS = SoftTraining(dim=16, batch_size=64, learning_rate=1e-2, loop=LOOP)
@@ -33,12 +33,7 @@ K = 12
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    root = tmp_path_factory.mktemp("recordings")
-    for i in range(12):
-        write_wav(root / f"{i:02d}.wav", sound(2.0 + 0.1 * i, i))
-    write_wav(root / "long.wav", sound(70, 99))
-    (root / "text.wav").write_text("no audio")
-    return root
+    return write_recordings(tmp_path_factory.mktemp("recordings"))
 
 
 @pytest.fixture(scope="module")

@@ -15,17 +15,12 @@ from gslm.units.recordings import Reading
 from gslm.units.soft import SoftConfig, SoftUnits, soft_blocks
 from gslm.units.soft_export import export_soft, write_rows
 from gslm.units.unit_encoder import UnitEncoder
-from tests.units.tones import sound
+from tests.units.tones import sound, write_recordings
 
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    root = tmp_path_factory.mktemp("recordings")
-    for i in range(12):
-        write_wav(root / f"{i:02d}.wav", sound(2.0 + 0.1 * i, i))
-    write_wav(root / "long.wav", sound(70, 99))
-    (root / "text.wav").write_text("no audio")
-    return root
+    return write_recordings(tmp_path_factory.mktemp("recordings"))
 
 
 @pytest.fixture(scope="module")
